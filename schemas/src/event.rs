@@ -1,0 +1,231 @@
+//! The inbound event: a CloudEvents 1.0 envelope in JSON structured mode.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::fields::{Fields, Problem, Problems};
+use crate::id;
+use crate::names::{Attribute, IntegrationId};
+use crate::request::{Request, Verb};
+
+/// The most bytes an event may have.
+pub const MAX_BYTES: usize = 256 * 1024;
+
+/// The idempotency key: one effect and one final result, however often the event arrives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EventKey {
+    /// The integration.
+    pub integration: IntegrationId,
+    /// CloudEvents `source`.
+    pub source: String,
+    /// CloudEvents `id`.
+    pub id: String,
+}
+
+impl EventKey {
+    /// The id of this event's final result.
+    pub fn result_id(&self) -> Uuid {
+        id::result_id(&[self.integration.as_str(), &self.source, &self.id])
+    }
+}
+
+/// A decoded, valid event.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// CloudEvents `id`.
+    pub id: Attribute,
+    /// CloudEvents `source`.
+    pub source: Attribute,
+    /// When it was asked. Orders what the queue does not.
+    pub time: Timestamp,
+    /// CloudEvents `subject`, echoed in the result.
+    pub subject: Option<String>,
+    /// W3C trace context, echoed in the result.
+    pub traceparent: Option<String>,
+    /// What is asked.
+    pub request: Request,
+    /// SHA-256 of `type`, `time` and `data` as values: tells a duplicate from another event under the same key.
+    pub digest: [u8; 32],
+}
+
+/// What could be read of an event that is wrong, for its result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readable {
+    /// CloudEvents `source`, or empty.
+    pub source: String,
+    /// CloudEvents `id`, or empty.
+    pub id: String,
+    /// `data.integration` when it is a legal id.
+    pub integration: Option<IntegrationId>,
+    /// The verb when `type` is one of the contract's.
+    pub verb: Option<Verb>,
+}
+
+/// Why a body is not an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not even a JSON object within the size limit.
+    Undecodable(String),
+    /// `type` is not one that this version knows; a newer worker may.
+    UnknownType {
+        /// The `type` that was met.
+        met: String,
+        /// What could be read.
+        readable: Readable,
+    },
+    /// Readable, but wrong. Every mistake is named.
+    Invalid {
+        /// All mistakes, in the order of reading; never empty.
+        problems: Vec<Problem>,
+        /// What could be read.
+        readable: Readable,
+    },
+}
+
+impl Event {
+    /// Decodes and validates `body`.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        if body.len() > MAX_BYTES {
+            return Err(DecodeError::Undecodable(format!("the event is {} bytes long; expected at most {MAX_BYTES}", body.len())));
+        }
+        let value: Value = serde_json::from_slice(body).map_err(|e| DecodeError::Undecodable(format!("the event is not JSON: {e}")))?;
+        if !value.is_object() {
+            return Err(DecodeError::Undecodable("the event is not a JSON object; expected CloudEvents 1.0 in structured mode".to_owned()));
+        }
+        Self::from_value(&value)
+    }
+
+    /// Validates an event that is JSON already.
+    pub fn from_value(value: &Value) -> Result<Self, DecodeError> {
+        let readable = Readable::of(value);
+        let problems = Problems::default();
+        let read = Self::read(value, &problems);
+        if let Some(Err(met)) = read {
+            return Err(DecodeError::UnknownType { met, readable });
+        }
+        match read {
+            Some(Ok(event)) if problems.is_empty() => Ok(event),
+            _ => Err(DecodeError::Invalid { problems: problems.into_vec(), readable }),
+        }
+    }
+
+    /// `None`: mistakes were recorded. `Some(Err)`: the type is unknown, so its data cannot be judged.
+    fn read(value: &Value, problems: &Problems) -> Option<Result<Self, String>> {
+        let envelope = Fields::new(value, "", problems)?;
+        let version: Option<String> = envelope.required_text("specversion");
+        if version.as_ref().is_some_and(|v| v != "1.0") {
+            envelope.problem("specversion", "expected \"1.0\"");
+        }
+        let id = envelope.required_text("id");
+        let source = envelope.required_text("source");
+        let kind: Option<String> = envelope.required_text("type");
+        let time: Option<Timestamp> = envelope.required_text("time");
+        let subject = envelope.text("subject");
+        let traceparent = envelope.text("traceparent");
+        let content: Option<String> = envelope.text("datacontenttype");
+        if content.is_some_and(|c| !c.split(';').next().is_some_and(|c| c.trim().eq_ignore_ascii_case("application/json"))) {
+            envelope.problem("datacontenttype", "expected application/json");
+        }
+        let data = envelope.required_object("data");
+        // Unknown CloudEvents extension attributes are legal, so the envelope is not finished.
+        let kind = kind?;
+        let Some(verb) = Verb::of_type(&kind) else { return Some(Err(kind)) };
+        let request = Request::read(verb, data?);
+        let (request, time) = request.zip(time)?;
+        if let Request::Grant(grant) = &request
+            && grant.expires_at.is_some_and(|expires| expires <= time)
+        {
+            problems.add("data.expires_at", "is not after the event's time; expected a moment in the future");
+        }
+        let digest = id::digest(&kind, time, value.get("data").unwrap_or(&Value::Null));
+        Some(Ok(Self { id: id?, source: source?, time, subject, traceparent, request, digest }))
+    }
+
+    /// The idempotency key.
+    pub fn key(&self) -> EventKey {
+        EventKey {
+            integration: self.request.integration().clone(),
+            source: self.source.as_str().to_owned(),
+            id: self.id.as_str().to_owned(),
+        }
+    }
+}
+
+impl Readable {
+    fn of(value: &Value) -> Self {
+        let attribute = |name: &str| {
+            let text = value.get(name).and_then(Value::as_str).unwrap_or_default();
+            Attribute::new(text).map(|a| a.to_string()).unwrap_or_default()
+        };
+        Self {
+            source: attribute("source"),
+            id: attribute("id"),
+            integration: value.pointer("/data/integration").and_then(Value::as_str).and_then(|i| IntegrationId::new(i).ok()),
+            verb: value.get("type").and_then(Value::as_str).and_then(Verb::of_type),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::examples;
+
+    fn problems(value: &Value) -> Vec<String> {
+        match Event::from_value(value) {
+            Err(DecodeError::Invalid { problems, .. }) => problems.iter().map(ToString::to_string).collect(),
+            other => vec![format!("{other:?}")],
+        }
+    }
+
+    #[test]
+    fn every_example_decodes() {
+        for (name, event) in examples::events() {
+            assert!(Event::from_value(&event).is_ok(), "{name}: {:?}", problems(&event));
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_named_at_once() {
+        let mut event = examples::grant();
+        event["data"]["permisions"] = event["data"]["permissions"].take();
+        event["data"]["revision"] = json!("two");
+        event["time"] = json!("yesterday");
+        let met = problems(&event).join("\n");
+        for path in ["time:", "data.revision:", "data.permissions:", "data.permisions: unknown field"] {
+            assert!(met.contains(path), "{path} not named in\n{met}");
+        }
+    }
+
+    #[test]
+    fn a_duplicate_is_told_by_value_not_by_bytes() {
+        let event = examples::grant();
+        let spaced = serde_json::to_string_pretty(&event).unwrap_or_default();
+        let digest = |body: &str| Event::decode(body.as_bytes()).map(|e| e.digest);
+        assert_eq!(digest(&spaced), digest(&event.to_string()));
+        let mut other = event.clone();
+        other["data"]["revision"] = json!(7);
+        assert_ne!(digest(&other.to_string()), digest(&event.to_string()));
+        let mut same_instant = event;
+        same_instant["time"] = json!("2026-11-21T10:00:00.123456+01:00");
+        assert_eq!(digest(&spaced), digest(&same_instant.to_string()));
+    }
+
+    #[test]
+    fn an_unknown_version_is_not_an_invalid_event() {
+        let mut event = examples::grant();
+        event["type"] = json!("postern.access.grant.v2");
+        event["data"]["new_field"] = json!(1);
+        assert!(matches!(Event::from_value(&event), Err(DecodeError::UnknownType { .. })));
+    }
+
+    #[test]
+    fn an_expiry_not_after_the_events_time_is_a_mistake() {
+        let mut event = examples::grant();
+        event["data"]["expires_at"] = event["time"].clone();
+        assert!(problems(&event).join("").starts_with("data.expires_at:"));
+    }
+}
