@@ -1,0 +1,247 @@
+//! From "which grants are active" to role attributes and memberships.
+//!
+//! What a person should be a member of is the union of the bundles and roles of the active grants. Repair only
+//! removes: what somebody took away by hand is reported as drift and stays away until a new grant event for that
+//! person, which restores everything the active grants say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use postern_schemas::result::Change;
+
+use crate::access::plan::{Plan, Step};
+use crate::access::policy::forbidden;
+use crate::access::state::{Bundle, BundleKey, GrantRow, Observed, Role};
+
+/// What the person should have when the plan is carried out.
+#[derive(Clone, Debug, Default)]
+pub struct Goal<'a> {
+    /// The active grants that stay.
+    pub grants: Vec<&'a GrantRow>,
+    /// Whether missing access is given, as only a grant event may.
+    pub restore: bool,
+    /// Whether the role gets a new password.
+    pub password: bool,
+}
+
+/// Adds to `plan` what brings role and memberships to the goal. `role_name` is the name that a new role gets.
+/// Returns the bundles that must be made first, if any.
+pub fn reconcile(seen: &Observed, goal: &Goal<'_>, role_name: &str, plan: &mut Plan) -> Result<(), Vec<BundleKey>> {
+    let wanted = Wanted::of(seen, &goal.grants, goal.restore)?;
+    let expected = Wanted::before(seen);
+    plan.hold = wanted.rows.iter().copied().collect();
+    plan.steps.extend(wanted.rebound.iter().cloned());
+    plan.warnings.extend(wanted.warnings.iter().cloned());
+
+    let role = seen.our_role();
+    let name = role.map_or(role_name, |role| role.name.as_str()).to_owned();
+    note_drift(seen, role, &expected, plan);
+
+    let valid_until = last_expiry(&goal.grants);
+    let opens = !goal.grants.is_empty();
+    match role {
+        None if goal.restore && opens => {
+            plan.steps.push(Step::CreateRole {
+                name: name.clone(),
+                valid_until,
+                password: goal.password,
+                comment: seen.comment(seen.principal.as_ref().map_or("", |p| p.as_str())),
+            });
+            if let Some(principal) = &seen.principal {
+                plan.steps.push(Step::ClaimRole { principal: principal.clone(), role: name.clone() });
+            }
+            plan.changes.push(Change::new("create_role", &name));
+        }
+        None => return Ok(()),
+        Some(role) => alter(role, goal, opens, valid_until, plan),
+    }
+    plan.role = Some(name.clone());
+    memberships(seen, role.is_some(), &wanted, goal.restore, &name, plan);
+    Ok(())
+}
+
+fn alter(role: &Role, goal: &Goal<'_>, opens: bool, valid_until: Option<Timestamp>, plan: &mut Plan) {
+    let login = match (opens, role.can_login) {
+        (true, false) if goal.restore => Some(true),
+        (false, true) => Some(false),
+        _ => None,
+    };
+    // A shorter life is always enforced; a longer one only by a grant, or a DBA's own VALID UNTIL would be undone.
+    let differs = opens && !same_moment(role.valid_until, valid_until);
+    let shorter = later(role.valid_until, valid_until);
+    let valid_until = (differs && (goal.restore || shorter)).then_some(valid_until);
+    if login.is_none() && valid_until.is_none() && !goal.password {
+        return;
+    }
+    plan.steps.push(Step::AlterRole { name: role.name.clone(), login, valid_until, password: goal.password });
+    match login {
+        Some(true) => plan.changes.push(Change::new("enable_login", &role.name)),
+        Some(false) => {
+            plan.changes.push(Change::new("disable_login", &role.name));
+            plan.end_sessions = true;
+        }
+        None => {}
+    }
+    if valid_until.is_some() {
+        plan.changes.push(Change::new("set_valid_until", &role.name));
+    }
+    if goal.password {
+        plan.changes.push(Change::new("set_password", &role.name));
+    }
+}
+
+fn memberships(seen: &Observed, exists: bool, wanted: &Wanted, restore: bool, name: &str, plan: &mut Plan) {
+    let actual: BTreeSet<&str> = if exists { seen.memberships.iter().map(|m| m.role.as_str()).collect() } else { BTreeSet::new() };
+
+    let mut leave: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for membership in seen.memberships.iter().filter(|m| exists && !wanted.has(&m.role)) {
+        if membership.revocable {
+            leave.entry(&membership.grantor).or_default().push(membership.role.clone());
+            plan.changes.push(Change::new("revoke_membership", &membership.role));
+        } else {
+            plan.warnings.push(format!(
+                "membership in {:?} was given by {:?} and cannot be taken back by the connector; a member of that role can: REVOKE \"{}\" FROM \"{name}\"",
+                membership.role, membership.grantor, membership.role
+            ));
+        }
+    }
+    for (grantor, mut roles) in leave {
+        roles.sort_unstable();
+        plan.steps.push(Step::RevokeMembership { member: name.to_owned(), roles, grantor: grantor.to_owned() });
+        plan.end_sessions = true;
+    }
+    if !restore {
+        return;
+    }
+    let missing = |roles: &BTreeSet<String>| -> Vec<String> { roles.iter().filter(|r| !actual.contains(r.as_str())).cloned().collect() };
+    let (roles, bundles) = (missing(&wanted.roles), missing(&wanted.bundles));
+    for role in roles.iter().chain(&bundles) {
+        plan.changes.push(Change::new("grant_membership", role));
+    }
+    if !roles.is_empty() {
+        plan.steps.push(Step::GrantRoles { member: name.to_owned(), roles });
+    }
+    if !bundles.is_empty() {
+        plan.steps.push(Step::GrantBundles { member: name.to_owned(), bundles });
+    }
+}
+
+/// Reports what differs from what the ledger said before this event. A role that was dropped by hand is one
+/// difference, not one for each membership it took along.
+fn note_drift(seen: &Observed, role: Option<&Role>, expected: &Wanted, plan: &mut Plan) {
+    let Some(role) = role else {
+        if let Some(name) = seen.account.as_ref().filter(|a| a.role_oid.is_some()).and_then(|a| a.role_name.as_deref()) {
+            plan.drift.push(Change::new("role_missing", name));
+        }
+        return;
+    };
+    if let Some(known) = seen.account.as_ref().and_then(|a| a.role_name.as_deref())
+        && known != role.name
+    {
+        plan.drift.push(Change::new("role_renamed", format!("{known} is now {}", role.name)));
+    }
+    let opens = seen.active.iter().next().is_some();
+    if role.can_login && !opens {
+        plan.drift.push(Change::new("login_enabled", &role.name));
+    }
+    if !role.can_login && opens {
+        plan.drift.push(Change::new("login_disabled", &role.name));
+    }
+    let actual: BTreeSet<&str> = seen.memberships.iter().map(|m| m.role.as_str()).collect();
+    for extra in actual.iter().filter(|name| !expected.has(name)) {
+        plan.drift.push(Change::new("membership_added", *extra));
+    }
+    for gone in expected.bundles.iter().chain(&expected.roles).filter(|name| !actual.contains(name.as_str())) {
+        plan.drift.push(Change::new("membership_removed", gone));
+    }
+}
+
+/// The memberships that grants call for.
+#[derive(Default)]
+struct Wanted {
+    bundles: BTreeSet<String>,
+    roles: BTreeSet<String>,
+    rows: BTreeSet<i64>,
+    warnings: BTreeSet<String>,
+    /// Grants whose bundle was dropped by hand and made again under another row.
+    rebound: Vec<Step>,
+}
+
+impl Wanted {
+    fn has(&self, role: &str) -> bool {
+        self.bundles.contains(role) || self.roles.contains(role)
+    }
+
+    /// What the ledger says the person had before this event.
+    fn before(seen: &Observed) -> Self {
+        let mut wanted = Self::default();
+        for grant in &seen.active {
+            wanted.bundles.extend(rows(seen, grant).map(|b| b.role.clone()));
+            wanted.roles.extend(grant.roles().map(ToString::to_string));
+        }
+        wanted
+    }
+
+    /// What `grants` call for. Where access is restored, a bundle that is gone has to be made again first.
+    fn of(seen: &Observed, grants: &[&GrantRow], restore: bool) -> Result<Self, Vec<BundleKey>> {
+        let mut wanted = Self::default();
+        let mut ensure = BTreeSet::new();
+        for grant in grants {
+            let mut ids = Vec::new();
+            for bundle in rows(seen, grant) {
+                match seen.bundle(&bundle.key) {
+                    Some(usable) => {
+                        wanted.add(usable);
+                        ids.push(usable.id);
+                    }
+                    None if restore => {
+                        ensure.insert(bundle.key.clone());
+                    }
+                    None => ids.push(bundle.id),
+                }
+            }
+            ids.sort_unstable();
+            ids.dedup();
+            if restore && ids != grant.bundles && seen.active.iter().any(|g| same_grant(g, grant)) {
+                let (integration, grant_id) = (grant.integration.clone(), grant.grant_id.clone());
+                wanted.rebound.push(Step::RebindGrant { integration, grant_id, bundles: ids });
+            }
+            // A role that has become powerful since it was granted is no longer wanted.
+            let harmless = grant.roles().filter(|role| seen.roles.get(role).is_some_and(|facts| forbidden(facts).is_none()));
+            wanted.roles.extend(harmless.map(ToString::to_string));
+        }
+        if ensure.is_empty() { Ok(wanted) } else { Err(ensure.into_iter().collect()) }
+    }
+
+    fn add(&mut self, bundle: &Bundle) {
+        self.bundles.insert(bundle.role.clone());
+        self.rows.insert(bundle.id);
+    }
+}
+
+fn same_grant(a: &GrantRow, b: &GrantRow) -> bool {
+    (&a.integration, &a.grant_id, a.revision) == (&b.integration, &b.grant_id, b.revision)
+}
+
+fn rows<'a>(seen: &'a Observed, grant: &'a GrantRow) -> impl Iterator<Item = &'a Bundle> {
+    seen.bundles.iter().filter(|b| grant.bundles.contains(&b.id))
+}
+
+/// The moment after which none of the grants is in force; `None` when one of them has no expiry.
+fn last_expiry(grants: &[&GrantRow]) -> Option<Timestamp> {
+    grants.iter().map(|g| g.expires_at).try_fold(Timestamp::MIN, |last, expires| expires.map(|e| last.max(e))).filter(|t| *t != Timestamp::MIN)
+}
+
+/// PostgreSQL keeps microseconds; an event may carry nanoseconds.
+fn same_moment(a: Option<Timestamp>, b: Option<Timestamp>) -> bool {
+    a.map(Timestamp::as_microsecond) == b.map(Timestamp::as_microsecond)
+}
+
+/// Whether `a` is later than `b`; `None` is never.
+fn later(a: Option<Timestamp>, b: Option<Timestamp>) -> bool {
+    match (a, b) {
+        (None, Some(_)) => true,
+        (Some(a), Some(b)) => a.as_microsecond() > b.as_microsecond(),
+        _ => false,
+    }
+}

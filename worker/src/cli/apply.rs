@@ -1,0 +1,101 @@
+//! `postern apply`: one event without a broker.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use postern_schemas::event::{DecodeError, Readable};
+use postern_schemas::{Code, Event, Outcome, Reason};
+
+use super::{CliError, DONE, FAILED, output};
+use crate::access::Rules;
+use crate::audit::{self, Receipt};
+use crate::config::Config;
+use crate::postgres::Target;
+use crate::work::{self, Stop};
+
+/// Arguments of `postern apply`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The event, a CloudEvent in JSON; - for standard input.
+    event: PathBuf,
+}
+
+/// Carries the event out and prints its result. Fails unless it was done or needed nothing.
+pub async fn run(config: &Config, args: &Args) -> Result<u8, CliError> {
+    let body = read(&args.event)?;
+    let result = match decode(&body) {
+        Ok(event) => carry_out(config, &event, &body).await?,
+        Err(rejected) => *rejected,
+    };
+    let receipt = Receipt { attempt: 1, received_at: Timestamp::now(), worker: "postern apply".to_owned() };
+    let outcome = result.data.outcome;
+    let message = audit::message(result, &receipt, Timestamp::now(), true);
+    let value: serde_json::Value = serde_json::from_slice(&message.body).map_err(CliError::failed)?;
+    output::json(&value);
+    Ok(if matches!(outcome, Outcome::Rejected | Outcome::Failed) { FAILED } else { DONE })
+}
+
+async fn carry_out(config: &Config, event: &Event, body: &[u8]) -> Result<postern_schemas::result::AuditEvent, CliError> {
+    let (target, rules) = target(config, event)?;
+    match work::carry_out(event, &target, &rules).await {
+        Ok(settled) => Ok(settled.result),
+        Err(Stop::Conflict) => {
+            let reason = Reason::new(Code::IdConflict, "this id was used before with another type, time or data; use a new id");
+            Ok(audit::of_body(body, &readable(event), reason.at("id")))
+        }
+        Err(Stop::Target(error)) => Err(CliError::failed(error)),
+        Err(Stop::SessionSurvives { surviving, .. }) => {
+            Err(CliError::Failed(format!("access is taken away, but {surviving} sessions of the person are still there; run it again")))
+        }
+        Err(Stop::Credential(error)) => Err(CliError::failed(error)),
+        Err(Stop::NotYet(_) | Stop::Moot) => Err(CliError::Failed("there is nothing to do".to_owned())),
+    }
+}
+
+/// Reads a file, or standard input.
+pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    let read = if path.as_os_str() == "-" {
+        let mut body = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut body).map(|_| body)
+    } else {
+        std::fs::read(path)
+    };
+    read.map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
+}
+
+/// Decodes an event; one that is wrong becomes its rejection.
+pub fn decode(body: &[u8]) -> Result<Event, Box<postern_schemas::result::AuditEvent>> {
+    let rejected = |readable: &Readable, reason| Box::new(audit::of_body(body, readable, reason));
+    let event = Event::decode(body).map_err(|error| match error {
+        DecodeError::Undecodable(message) => rejected(&Readable::default(), Reason::new(Code::InvalidEvent, message)),
+        DecodeError::UnknownType { met, readable } => {
+            rejected(&readable, Reason::new(Code::UnknownType, format!("type {met:?} is not known")).at("type"))
+        }
+        DecodeError::Invalid { problems, readable } => {
+            let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            rejected(&readable, Reason::new(Code::InvalidEvent, message))
+        }
+    })?;
+    work::check_body(&event).map_err(|reason| rejected(&readable(&event), reason))?;
+    Ok(event)
+}
+
+fn readable(event: &Event) -> Readable {
+    Readable {
+        source: event.source.to_string(),
+        id: event.id.to_string(),
+        integration: Some(event.request.integration().clone()),
+        verb: Some(event.request.verb()),
+    }
+}
+
+/// The event's target and its rules.
+pub fn target(config: &Config, event: &Event) -> Result<(Target, Rules), CliError> {
+    let id = event.request.integration();
+    let Some(integration) = config.integrations.get(id) else {
+        let known: Vec<_> = config.integrations.keys().map(ToString::to_string).collect();
+        return Err(CliError::Failed(format!("integration {:?} is not configured; known: {}", id.as_str(), known.join(", "))));
+    };
+    Ok((Target::new(Arc::clone(integration)), work::rules(integration, config)))
+}

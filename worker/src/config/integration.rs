@@ -1,0 +1,315 @@
+//! `[integrations.<id>]`: one database server that can be asked for.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use postern_schemas::fields::{Fields, FromText, Problems};
+use postern_schemas::{Identifier, IntegrationId};
+use serde_json::Value;
+
+use super::{Policy, RoleTemplate, SecretSource, SslMode, read, unavailable};
+
+/// The most characters of `custom_access_details`, which travel in every grant's result.
+const MAX_ACCESS_DETAILS: usize = 400;
+const DEFAULT_PORT: u16 = 5432;
+const DEFAULT_DATABASE: &str = "postgres";
+const DEFAULT_SECRET_CACHE: Duration = Duration::from_mins(5);
+const DEFAULT_MAX_SESSIONS: u32 = 4;
+
+/// Who runs the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Platform {
+    /// Anybody: a connector with CREATEROLE is all that is assumed.
+    Postgresql,
+    /// Azure Database for PostgreSQL.
+    Azure,
+    /// Amazon RDS and Aurora.
+    AwsRds,
+}
+
+impl Platform {
+    const ALL: [Self; 3] = [Self::Postgresql, Self::Azure, Self::AwsRds];
+
+    /// The configuration's spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgresql => "postgresql",
+            Self::Azure => "azure-postgresql",
+            Self::AwsRds => "aws-rds-postgresql",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|platform| platform.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a type; expected one of {}", Self::ALL.map(Self::as_str).join(", ")))
+    }
+}
+
+/// What becomes of objects that a deleted account owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OwnedObjects {
+    /// They stay, and so does the account, disabled.
+    #[default]
+    Keep,
+    /// They are dropped with it.
+    Drop,
+    /// They are given to this role. Refused by this version.
+    ReassignTo(Identifier),
+}
+
+/// A host and its TCP port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Who is responsible for an integration, in the words of the access system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntegrationOwner {
+    /// The kind of attribute, such as `group`.
+    pub attribute: String,
+    /// Its values; at least one.
+    pub value: Vec<String>,
+}
+
+/// Which tag of a resource names its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceOwner {
+    /// The tag's key.
+    pub key: String,
+    /// The kind of attribute that its value is.
+    pub attribute: String,
+}
+
+/// One database server that can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Integration {
+    /// Its name in events.
+    pub id: IntegrationId,
+    /// `type`: who runs the server.
+    pub kind: Platform,
+    /// Name or address; what `verify-full` compares the certificate with.
+    pub hostname: String,
+    /// TCP port.
+    pub port: u16,
+    /// The maintenance database, which holds the ledger.
+    pub database: Identifier,
+    /// How much a connection proves about its other end.
+    pub ssl_mode: SslMode,
+    /// A PEM file with the issuers to trust, or the server's own certificate; `None`: the system's issuers.
+    pub ssl_root_cert: Option<PathBuf>,
+    /// Where the connector's credential is.
+    pub secret: SecretSource,
+    /// Whether a secret without the mark is refused.
+    pub require_mark: bool,
+    /// How long the connector's credential is remembered; zero: not at all.
+    pub secret_cache: Duration,
+    /// After how many days the connector's credential is due. Refused by this version.
+    pub connector_rotation_days: Option<u32>,
+    /// After how many days a person's password is due; 0: at each request that delivers one.
+    pub credential_rotation_days: Option<u32>,
+    /// How many days an account stays after its last grant; 0: until the next cleanup; `None`: for ever, without access.
+    pub user_cleanup_days: Option<u32>,
+    /// What becomes of objects that a deleted account owns.
+    pub owned_objects: OwnedObjects,
+    /// Replicas where sessions end too. Refused by this version.
+    pub replicas: Vec<HostPort>,
+    /// How a person's role is called.
+    pub role_name: RoleTemplate,
+    /// The operator's own words for people who get access.
+    pub custom_access_details: Option<String>,
+    /// Who is responsible for it.
+    pub integration_owner: Option<IntegrationOwner>,
+    /// Which tag of a resource names its owner.
+    pub resource_owner: Option<ResourceOwner>,
+    /// What events may ask.
+    pub policy: Policy,
+    /// The most sessions one worker opens on the server at once, 1 to 100; default 4.
+    pub max_sessions: u32,
+}
+
+impl Integration {
+    /// Reads the table that stands at `path`. `None` when a mistake keeps it from being made; others are recorded too.
+    pub(super) fn read(id: IntegrationId, table: &Value, path: String, problems: &Problems) -> Option<Self> {
+        let fields = Fields::new(table, path, problems)?;
+        fields.required("type");
+        let kind = read::parsed(&fields, "type", Platform::parse);
+        let hostname = hostname(&fields, kind);
+        let port = fields.integer("port", 1, u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
+        let database = fields.text("database").or_else(|| Identifier::new(DEFAULT_DATABASE).ok());
+        let (ssl_mode, ssl_root_cert) = tls(&fields);
+        let secret = secret(&fields, kind);
+        let require_mark = fields.boolean("require_mark").unwrap_or(true);
+        let secret_cache = read::seconds(&fields, "secret_cache_seconds", 0, 86_400).unwrap_or(DEFAULT_SECRET_CACHE);
+        let connector_rotation_days = read::number(&fields, "connector_rotation_days", 1, 3650);
+        let credential_rotation_days = read::number(&fields, "credential_rotation_days", 0, 3650);
+        let user_cleanup_days = read::number(&fields, "user_cleanup_days", 0, 3650);
+        let owned_objects = owned_objects(&fields).unwrap_or_default();
+        let replicas = replicas(&fields);
+        let role_name = read::parsed(&fields, "role_name", RoleTemplate::parse).unwrap_or_default();
+        let custom_access_details = read::parsed(&fields, "custom_access_details", access_details);
+        let integration_owner = fields.object("integration_owner").and_then(integration_owner);
+        let resource_owner = fields.object("resource_owner").and_then(resource_owner);
+        if fields.has("resource_owner") && !fields.has("integration_owner") {
+            fields.problem("integration_owner", "is missing; resource_owner requires it, for resources without the tag");
+        }
+        let policy = fields.object("policy").map(Policy::read).unwrap_or_default();
+        let max_sessions = read::number(&fields, "max_sessions", 1, 100).unwrap_or(DEFAULT_MAX_SESSIONS);
+        unavailable::report(&fields, table);
+        fields.finish();
+        Some(Self {
+            id,
+            kind: kind?,
+            hostname: hostname?,
+            port: port.unwrap_or(DEFAULT_PORT),
+            database: database?,
+            ssl_mode,
+            ssl_root_cert,
+            secret: secret?,
+            require_mark,
+            secret_cache,
+            connector_rotation_days,
+            credential_rotation_days,
+            user_cleanup_days,
+            owned_objects,
+            replicas,
+            role_name,
+            custom_access_details,
+            integration_owner,
+            resource_owner,
+            policy,
+            max_sessions,
+        })
+    }
+
+    /// `host:port`, an IPv6 address in brackets.
+    pub fn address(&self) -> String {
+        if self.hostname.contains(':') { format!("[{}]:{}", self.hostname, self.port) } else { format!("{}:{}", self.hostname, self.port) }
+    }
+}
+
+/// On RDS an instance may be named instead of its host.
+fn hostname(fields: &Fields<'_>, kind: Option<Platform>) -> Option<String> {
+    let host = read::parsed(fields, "hostname", host);
+    if kind == Some(Platform::AwsRds) {
+        let instance = read::words(fields, "region").zip(read::words(fields, "instance_id"));
+        let parts = [fields.has("region"), fields.has("instance_id")];
+        if fields.has("hostname") == parts.contains(&true) || parts == [true, false] || parts == [false, true] {
+            fields.problem_here("expected either hostname, or region and instance_id");
+        }
+        // The caller gets a name either way: that an instance cannot be looked up is for `unavailable` to say.
+        return host.or_else(|| instance.map(|(region, id)| format!("{id}.{region}")));
+    }
+    if !fields.has("hostname") {
+        fields.problem("hostname", "is missing");
+    }
+    host
+}
+
+fn host(text: &str) -> Result<String, String> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if (1..=253).contains(&text.len()) && text.bytes().all(legal) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not a host; expected a name or an address alone: the port has a key of its own, and no scheme belongs here"))
+}
+
+fn tls(fields: &Fields<'_>) -> (SslMode, Option<PathBuf>) {
+    let mode = read::parsed(fields, "ssl_mode", SslMode::parse);
+    let root = read::file(fields, "ssl_root_cert");
+    if mode == Some(SslMode::VerifyCa) && !fields.has("ssl_root_cert") {
+        let why = "is missing; by the system's issuers verify-ca would believe anybody who has a certificate";
+        fields.problem("ssl_root_cert", format!("{why}: name the file of the server's issuer, or use verify-full"));
+    }
+    (mode.unwrap_or_default(), root)
+}
+
+fn secret(fields: &Fields<'_>, kind: Option<Platform>) -> Option<SecretSource> {
+    let iam = read::parsed(fields, "auth", |text| match text {
+        "password" => Ok(false),
+        "iam" => Ok(true),
+        other => Err(format!("{other:?} is not a way to log in; expected password or iam")),
+    });
+    if iam != Some(true) {
+        return fields.required_object("secret").and_then(|secret| SecretSource::read(&secret));
+    }
+    if kind.is_some_and(|kind| kind != Platform::AwsRds) {
+        fields.problem("auth", "iam goes with type = \"aws-rds-postgresql\" only; expected password");
+    }
+    if fields.value("secret").is_some() {
+        fields.problem("secret", "is not used with auth = \"iam\"; leave it out");
+    }
+    None
+}
+
+fn owned_objects(fields: &Fields<'_>) -> Option<OwnedObjects> {
+    if fields.value("owned_objects")?.is_object() {
+        let object = fields.object("owned_objects")?;
+        let role = object.required_text("reassign_to");
+        object.finish();
+        return role.map(OwnedObjects::ReassignTo);
+    }
+    read::parsed(fields, "owned_objects", |text| match text {
+        "keep" => Ok(OwnedObjects::Keep),
+        "drop" => Ok(OwnedObjects::Drop),
+        other => Err(format!("{other:?} is unknown; expected keep, drop or {{ reassign_to = \"role\" }}")),
+    })
+}
+
+fn replicas(fields: &Fields<'_>) -> Vec<HostPort> {
+    fields.texts("replicas").unwrap_or_default()
+}
+
+impl FromText for HostPort {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not host:port; expected such as replica.example.com:5432 or [::1]:5432");
+        let (name, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        if bare.is_none() && name.contains(':') {
+            return Err(wrong());
+        }
+        host(bare.unwrap_or(name)).map(|host| Self { host, port }).map_err(|_| wrong())
+    }
+}
+
+fn access_details(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    if !(1..=MAX_ACCESS_DETAILS).contains(&length) {
+        return Err(format!("has {length} characters; expected 1 to {MAX_ACCESS_DETAILS}"));
+    }
+    if text.contains('\0') {
+        return Err("contains a NUL character".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn integration_owner(fields: Fields<'_>) -> Option<IntegrationOwner> {
+    fields.required("attribute");
+    fields.required("value");
+    let attribute = read::words(&fields, "attribute");
+    let value = fields.texts::<String>("value");
+    if value.as_ref().is_some_and(Vec::is_empty) {
+        fields.problem("value", "is an empty list; name at least one owner");
+    }
+    fields.finish();
+    Some(IntegrationOwner { attribute: attribute?, value: value? })
+}
+
+fn resource_owner(fields: Fields<'_>) -> Option<ResourceOwner> {
+    fields.required("key");
+    fields.required("attribute");
+    let key = read::words(&fields, "key");
+    let attribute = read::words(&fields, "attribute");
+    fields.finish();
+    Some(ResourceOwner { key: key?, attribute: attribute? })
+}

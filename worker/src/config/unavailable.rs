@@ -1,0 +1,33 @@
+//! What the contract describes and this version refuses. Nothing pretends: an operator who asks for one of these is told
+//! at start. When one becomes available, its lines here go; readers and types know it already.
+
+use postern_schemas::fields::Fields;
+use serde_json::Value;
+
+/// Reports every key of an integration that this version cannot honour. `fields` has been read by its owner.
+pub(super) fn report(fields: &Fields<'_>, integration: &Value) {
+    let refuse =
+        |name: &str, what: &str, instead: &str| fields.problem(name, format!("{what} is not available in this version; {instead}"));
+    let text = |name: &str| integration.get(name).and_then(Value::as_str);
+
+    if let Some(Value::Object(secret)) = integration.get("secret")
+        && let Some(store) = secret.keys().find(|store| postern_schemas::store::StoreRef::NAMES.contains(&store.as_str()))
+    {
+        refuse(&format!("secret.{store}"), "reading this secret store", "use secret = { local = { username, password_file } }");
+    }
+    if text("auth") == Some("iam") {
+        refuse("auth", "IAM authentication", "use auth = \"password\"");
+    }
+    if integration.get("owned_objects").is_some_and(Value::is_object) {
+        refuse("owned_objects", "reassigning objects", "use \"keep\" or \"drop\"");
+    }
+    if text("type") == Some("aws-rds-postgresql") && !fields.has("hostname") && fields.has("instance_id") {
+        refuse("instance_id", "finding an instance by its id", "give its endpoint as hostname");
+    }
+    if fields.has("replicas") {
+        refuse("replicas", "ending sessions on replicas", "leave it out; results will warn that they were not looked at");
+    }
+    if fields.has("connector_rotation_days") {
+        refuse("connector_rotation_days", "rotating the connector's credential", "leave it out and rotate it where the secret is kept");
+    }
+}

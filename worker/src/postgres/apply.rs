@@ -1,0 +1,255 @@
+//! A plan as statements, in the transaction of the observation.
+
+use jiff::Timestamp;
+use postern_schemas::{GrantId, IntegrationId, Principal};
+use serde_json::json;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use crate::access::plan::GrantRecord;
+use crate::access::state::Ending;
+use crate::access::{Plan, Step};
+use crate::postgres::TargetError;
+use crate::postgres::batch::{self, Statement};
+use crate::postgres::ledger::{Ledger, OWNER};
+use crate::postgres::names::{ident, idents, literal};
+use crate::postgres::observe::grant_digest;
+
+/// What a plan needs beside itself to become statements.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The server.
+    pub ledger: &'a Ledger,
+    /// The SCRAM verifier of the password that was drawn, for the steps that set one.
+    pub verifier: Option<&'a str>,
+    /// `source id` of the event, kept with the grants that a wide revoke ends.
+    pub by: &'a str,
+}
+
+/// Carries the plan out, with `last` (the event's row) behind it, and commits: one round trip.
+pub async fn apply(client: &Client, plan: &Plan, context: Context<'_>, last: Vec<Statement>) -> Result<(), TargetError> {
+    let mut statements = statements(plan, context);
+    statements.extend(last);
+    statements.push(Statement::plain("committing", "COMMIT"));
+    batch::run(client, &statements).await.map(|_| ())
+}
+
+/// Ends the transaction without a trace.
+pub async fn rollback(client: &Client) -> Result<(), TargetError> {
+    batch::run(client, &[Statement::plain("rolling back", "ROLLBACK")]).await.map(|_| ())
+}
+
+/// Under which role a statement runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum As {
+    Owner,
+    Login,
+}
+
+/// The statements of a plan. Memberships come last among the role DDL, whatever the order of the steps: from 16 on
+/// a GRANT locks the granted role until the commit.
+pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    if !plan.hold.is_empty() {
+        statements.push(
+            Statement::query("holding bundles", "SELECT postern.hold_bundles($1)").bind(plan.hold.clone(), Type::INT8_ARRAY),
+        );
+    }
+    let mut current = As::Login;
+    let (memberships, others): (Vec<&Step>, Vec<&Step>) = plan.steps.iter().partition(|step| is_membership(step));
+    for step in others.into_iter().chain(memberships) {
+        for (role, statement) in of_step(step, context) {
+            if role != current {
+                statements.push(match role {
+                    As::Owner => Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+                    As::Login => Statement::plain("becoming the connector", "RESET ROLE"),
+                });
+                current = role;
+            }
+            statements.push(statement);
+        }
+    }
+    if current == As::Owner {
+        statements.push(Statement::plain("becoming the connector", "RESET ROLE"));
+    }
+    statements
+}
+
+fn is_membership(step: &Step) -> bool {
+    matches!(step, Step::GrantBundles { .. } | Step::GrantRoles { .. } | Step::RevokeMembership { .. })
+}
+
+fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
+    let owner = |statement| vec![(As::Owner, statement)];
+    let login = |statement| vec![(As::Login, statement)];
+    match step {
+        Step::CreateRole { name, valid_until, password, comment } => {
+            let password = password_clause(*password, context);
+            let create = format!("CREATE ROLE {} LOGIN{password} VALID UNTIL {}", ident(name), until(*valid_until));
+            let comment = format!("COMMENT ON ROLE {} IS {}", ident(name), literal(comment));
+            vec![
+                (As::Owner, Statement::plain("making the role", create)),
+                (As::Owner, Statement::plain("marking the role", comment)),
+            ]
+        }
+        Step::AlterRole { name, login, valid_until, password } => {
+            let mut sql = format!("ALTER ROLE {}", ident(name));
+            if let Some(login) = login {
+                sql.push_str(if *login { " LOGIN" } else { " NOLOGIN" });
+            }
+            sql.push_str(&password_clause(*password, context));
+            if let Some(moment) = valid_until {
+                sql.push_str(" VALID UNTIL ");
+                sql.push_str(&until(*moment));
+            }
+            owner(Statement::plain("changing the role", sql))
+        }
+        Step::RevokeMembership { member, roles, grantor } => {
+            let by = if context.ledger.has_membership_options() && !grantor.is_empty() {
+                format!(" GRANTED BY {}", ident(grantor))
+            } else {
+                String::new()
+            };
+            let sql = format!("REVOKE {} FROM {}{by}", idents(roles.iter().map(String::as_str)), ident(member));
+            login(Statement::plain("taking memberships back", sql))
+        }
+        Step::GrantBundles { member, bundles } => owner(Statement::plain("giving bundles", give(bundles, member, context))),
+        Step::GrantRoles { member, roles } => login(Statement::plain("handing roles on", give(roles, member, context))),
+        ledger => of_ledger(ledger, context.by).into_iter().map(|statement| (As::Login, statement)).collect(),
+    }
+}
+
+fn give(roles: &[String], member: &str, context: Context<'_>) -> String {
+    let options = if context.ledger.has_membership_options() { " WITH INHERIT TRUE, SET FALSE" } else { "" };
+    format!("GRANT {} TO {}{options}", idents(roles.iter().map(String::as_str)), ident(member))
+}
+
+fn password_clause(set: bool, context: Context<'_>) -> String {
+    match context.verifier {
+        Some(verifier) if set => format!(" PASSWORD {}", literal(verifier)),
+        _ => String::new(),
+    }
+}
+
+/// PostgreSQL keeps microseconds.
+fn until(moment: Option<Timestamp>) -> String {
+    moment.map_or_else(|| "'infinity'".to_owned(), |moment| literal(&moment.to_string()))
+}
+
+fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
+    match step {
+        Step::ClaimRole { principal, role } => vec![
+            Statement::query(
+                "recording the role",
+                "UPDATE postern.account SET role_name = $2, role_oid = (SELECT oid FROM pg_roles WHERE rolname = $2), created_at = now(), \
+                 last_grant_ended_at = NULL, password_set_at = NULL, rotation_due = false WHERE principal = $1",
+            )
+            .text(principal.as_str())
+            .text(role.as_str()),
+        ],
+        Step::SaveCredential { principal, asked_at } => vec![
+            Statement::query(
+                "recording the credential",
+                "UPDATE postern.account SET generation = generation + 1, password_set_at = now(), rotation_due = false, \
+                 password_asked_at = greatest(password_asked_at, $2) WHERE principal = $1",
+            )
+            .text(principal.as_str())
+            .bind(*asked_at, Type::TIMESTAMPTZ),
+        ],
+        Step::SaveGrant(record) => save_grant(record),
+        Step::RebindGrant { integration, grant_id, bundles } => vec![
+            of_grant("rebinding a grant", "UPDATE postern.access_grant SET bundles = $3 WHERE integration = $1 AND grant_id = $2", integration, grant_id)
+                .bind(bundles.clone(), Type::INT8_ARRAY),
+        ],
+        Step::EndGrant { integration, grant_id, ending } => end_grant(integration, grant_id, *ending, by),
+        Step::BarGrant { integration, grant_id } => vec![
+            Statement::query(
+                "barring the grant_id",
+                "UPDATE postern.grant_key SET ending = 'revoked' WHERE integration = $1 AND digest = $2",
+            )
+            .text(integration.as_str())
+            .bind(grant_digest(grant_id), Type::BYTEA),
+        ],
+        Step::RaiseWatermark { integration, principal, asked_at } => vec![raise_watermark(integration, principal.as_ref(), *asked_at)],
+        Step::MarkRotationDue { before } => vec![
+            Statement::query(
+                "marking passwords",
+                "UPDATE postern.account SET rotation_due = true WHERE password_set_at <= $1 AND role_oid IS NOT NULL",
+            )
+            .bind(*before, Type::TIMESTAMPTZ),
+        ],
+        Step::CreateRole { .. } | Step::AlterRole { .. } | Step::RevokeMembership { .. } | Step::GrantBundles { .. } | Step::GrantRoles { .. } => {
+            Vec::new()
+        }
+    }
+}
+
+/// Every revision asked until then is over. A watermark never goes down.
+pub fn raise_watermark(integration: &IntegrationId, principal: Option<&Principal>, asked_at: Timestamp) -> Statement {
+    Statement::query(
+        "raising the watermark",
+        "INSERT INTO postern.watermark AS w (integration, principal, asked_at) VALUES ($1, $2, $3) \
+         ON CONFLICT (integration, principal) DO UPDATE SET asked_at = greatest(w.asked_at, excluded.asked_at)",
+    )
+    .text(integration.as_str())
+    .text(principal.map_or("", |p| p.as_str()))
+    .bind(asked_at, Type::TIMESTAMPTZ)
+}
+
+fn of_grant(doing: &'static str, sql: &str, integration: &IntegrationId, grant_id: &GrantId) -> Statement {
+    Statement::query(doing, sql).text(integration.as_str()).text(grant_id.as_str())
+}
+
+fn save_grant(record: &GrantRecord) -> Vec<Statement> {
+    let ending = record.ending.map(Ending::as_str);
+    vec![
+        of_grant(
+            "recording the grant",
+            "INSERT INTO postern.access_grant (integration, grant_id, revision, principal, permissions, bundles, expires_at, asked_at, ending, ended_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN now() END) \
+             ON CONFLICT (integration, grant_id) DO UPDATE SET revision = excluded.revision, permissions = excluded.permissions, \
+               bundles = excluded.bundles, expires_at = excluded.expires_at, asked_at = excluded.asked_at, opened_at = now(), \
+               ending = excluded.ending, ended_at = excluded.ended_at, ended_by = NULL",
+            &record.integration,
+            &record.grant_id,
+        )
+        .bind(record.revision, Type::INT4)
+        .text(record.principal.as_str())
+        .bind(json!(record.permissions), Type::JSONB)
+        .bind(record.bundles.clone(), Type::INT8_ARRAY)
+        .bind(record.expires_at, Type::TIMESTAMPTZ)
+        .bind(record.asked_at, Type::TIMESTAMPTZ)
+        .bind(ending, Type::TEXT),
+        Statement::query(
+            "recording the grant_id",
+            "UPDATE postern.grant_key SET principal = $3, revision = $4, ending = $5 WHERE integration = $1 AND digest = $2",
+        )
+        .text(record.integration.as_str())
+        .bind(grant_digest(&record.grant_id), Type::BYTEA)
+        .text(record.principal.as_str())
+        .bind(record.revision, Type::INT4)
+        .bind(ending, Type::TEXT),
+    ]
+}
+
+fn end_grant(integration: &IntegrationId, grant_id: &GrantId, ending: Ending, by: &str) -> Vec<Statement> {
+    vec![
+        of_grant(
+            "ending the grant",
+            "WITH ended AS (UPDATE postern.access_grant SET ending = $3, ended_at = now(), ended_by = $4 \
+                            WHERE integration = $1 AND grant_id = $2 AND ending IS NULL RETURNING principal) \
+             UPDATE postern.account a SET last_grant_ended_at = now() FROM ended WHERE a.principal = ended.principal",
+            integration,
+            grant_id,
+        )
+        .text(ending.as_str())
+        .text(by),
+        Statement::query(
+            "recording the ending",
+            "UPDATE postern.grant_key SET ending = $3 WHERE integration = $1 AND digest = $2 AND ending IS DISTINCT FROM 'revoked'",
+        )
+        .text(integration.as_str())
+        .bind(grant_digest(grant_id), Type::BYTEA)
+        .text(ending.as_str()),
+    ]
+}

@@ -1,0 +1,200 @@
+//! Roles that are dropped without leaving anything behind, in any database.
+//!
+//! Three steps: as the owner role, hand membership in the role to the connector's login; `DROP OWNED` as the login in
+//! every database that `pg_shdepend` names (as the owner it only warns and revokes nothing); `DROP ROLE` as the owner.
+//! Tried on 14 to 18, with the rights of the bootstrap.
+
+use postern_schemas::Principal;
+use postern_schemas::result::Blocker;
+use tokio_postgres::types::Type;
+
+use crate::access::state::Oid;
+use crate::config::integration::OwnedObjects;
+use crate::postgres::batch::{self, Statement};
+use crate::postgres::bundle::database_name;
+use crate::postgres::ledger::{BEGIN, OWNER};
+use crate::postgres::names::ident;
+use crate::postgres::{Target, TargetError};
+
+/// Drops the role of this OID and everything that was granted to it. Returns what keeps it from being dropped.
+///
+/// With `person`, the account's row is locked and looked at once more before the role goes: a grant that came in the
+/// meantime keeps it.
+pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, person: Option<&Principal>) -> Result<Vec<Blocker>, TargetError> {
+    let _alone = target.heavy().await;
+    let (mut session, ledger) = target.maintenance().await?;
+    let Some(name) = role_name(&session, oid).await? else {
+        if let Some(person) = person {
+            batch::run(session.client(), &[forget(person)]).await?;
+        }
+        return Ok(Vec::new());
+    };
+    let blockers = blockers(target, &session, oid, &name, owned).await?;
+    if !blockers.is_empty() {
+        return Ok(blockers);
+    }
+    let databases = databases(&session, oid).await?;
+    if !databases.is_empty() {
+        let options = if ledger.has_membership_options() { " WITH INHERIT TRUE, SET TRUE" } else { "" };
+        let hand_over = [
+            Statement::plain("beginning a transaction", BEGIN),
+            Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+            Statement::plain("joining a role to be dropped", format!("GRANT {} TO {}{options}", ident(&name), ident(&ledger.connector))),
+            Statement::plain("committing", "COMMIT"),
+        ];
+        batch::run(session.begin(), &hand_over).await?;
+        session.ended();
+    }
+    for database in databases {
+        let Some(database) = database_name(session.client(), database).await? else { continue };
+        let mut there = target.session(&database).await?;
+        let drop_owned = [
+            Statement::plain("beginning a transaction", BEGIN),
+            Statement::plain("dropping what a role was given", format!("DROP OWNED BY {}", ident(&name))),
+            Statement::plain("committing", "COMMIT"),
+        ];
+        match batch::run(there.begin(), &drop_owned).await {
+            Ok(_) => there.ended(),
+            // 2BP01: something else depends on what it owns.
+            Err(error) if error.sqlstate() == Some("2BP01") => {
+                let object = format!("objects of {name} that others depend on: {error}");
+                return Ok(vec![Blocker { database: Some(database.to_string()), object }]);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    drop_last(&mut session, &name, person).await
+}
+
+async fn drop_last(session: &mut super::target::Session, name: &str, person: Option<&Principal>) -> Result<Vec<Blocker>, TargetError> {
+    let client = session.begin();
+    let mut statements = vec![Statement::plain("beginning a transaction", BEGIN)];
+    if let Some(person) = person {
+        statements.push(Statement::query("locking the person", "SELECT FROM postern.account WHERE principal = $1 FOR UPDATE").text(person.as_str()));
+        let active = "SELECT FROM postern.access_grant WHERE principal = $1 AND ending IS NULL LIMIT 1";
+        statements.push(Statement::query("looking for grants", active).text(person.as_str()));
+    }
+    let answers = batch::run(client, &statements).await?;
+    if answers.get(2).is_some_and(|rows| !rows.is_empty()) {
+        batch::run(client, &[Statement::plain("rolling back", "ROLLBACK")]).await?;
+        session.ended();
+        return Ok(vec![Blocker { database: None, object: "a grant that was asked in the meantime".to_owned() }]);
+    }
+    let mut statements = vec![
+        Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+        Statement::plain("dropping the role", format!("DROP ROLE {}", ident(name))),
+        Statement::plain("becoming the connector", "RESET ROLE"),
+    ];
+    statements.extend(person.map(forget));
+    statements.push(Statement::plain("committing", "COMMIT"));
+    match batch::run(client, &statements).await {
+        Ok(_) => {
+            session.ended();
+            Ok(Vec::new())
+        }
+        Err(error) if error.sqlstate() == Some("2BP01") => Ok(vec![Blocker { database: None, object: error.to_string() }]),
+        Err(error) => Err(error),
+    }
+}
+
+/// The account has no role any more. Its generation stays, so that it never counts down.
+fn forget(person: &Principal) -> Statement {
+    Statement::query(
+        "forgetting the role",
+        "UPDATE postern.account SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false WHERE principal = $1",
+    )
+    .text(person.as_str())
+}
+
+async fn role_name(session: &super::target::Session, oid: Oid) -> Result<Option<String>, TargetError> {
+    let sql = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1";
+    let rows = batch::run(session.client(), &[Statement::query("naming the role", sql).bind(oid, Type::OID)]).await?;
+    Ok(rows.iter().flatten().next().map(|row| row.get(0)))
+}
+
+/// Databases in which something is granted to the role or owned by it. What belongs to the whole server, such as
+/// privileges on a database, is dropped from any of them: the maintenance database stands for it.
+async fn databases(session: &super::target::Session, oid: Oid) -> Result<Vec<Oid>, TargetError> {
+    let sql = "SELECT DISTINCT CASE d.dbid WHEN 0 THEN m.oid ELSE d.dbid END AS database \
+               FROM pg_catalog.pg_shdepend d, pg_catalog.pg_database m \
+               WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.refobjid = $1 AND m.datname = pg_catalog.current_database() \
+               AND d.classid <> 'pg_catalog.pg_auth_members'::pg_catalog.regclass ORDER BY 1";
+    let rows = batch::run(session.client(), &[Statement::query("finding a role's databases", sql).bind(oid, Type::OID)]).await?;
+    Ok(rows.iter().flatten().map(|row| row.get("database")).collect())
+}
+
+/// What the role owns, unless policy says that it goes too, and what no statement of ours can undo.
+async fn blockers(
+    target: &Target,
+    session: &super::target::Session,
+    oid: Oid,
+    name: &str,
+    owned: &OwnedObjects,
+) -> Result<Vec<Blocker>, TargetError> {
+    let prepared = Statement::query(
+        "looking for prepared transactions",
+        "SELECT gid, database::text FROM pg_catalog.pg_prepared_xacts WHERE owner = $1 ORDER BY prepared",
+    )
+    .bind(name.to_owned(), Type::NAME);
+    let iam = Statement::query(
+        "looking for rds_iam",
+        "SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.rolname = 'rds_iam' AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')",
+    )
+    .bind(oid, Type::OID);
+    let owning = Statement::query(
+        "looking for owned objects",
+        "SELECT dbid, classid, objid FROM pg_catalog.pg_shdepend \
+         WHERE refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND refobjid = $1 AND deptype = 'o' ORDER BY 1, 2, 3",
+    )
+    .bind(oid, Type::OID);
+    let answers = batch::run(session.client(), &[prepared, iam, owning]).await?;
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or_default();
+    let mut blockers: Vec<Blocker> = next()
+        .iter()
+        .map(|row| Blocker { database: Some(row.get("database")), object: format!("prepared transaction {:?}", row.get::<_, String>("gid")) })
+        .collect();
+    // A connector that joins a role inside rds_iam loses its own password login.
+    blockers.extend(next().iter().map(|_| Blocker { database: None, object: "membership in rds_iam".to_owned() }));
+    if *owned == OwnedObjects::Drop {
+        return Ok(blockers);
+    }
+    let owning = next();
+    let mut by_database: std::collections::BTreeMap<Oid, (Vec<Oid>, Vec<Oid>)> = std::collections::BTreeMap::new();
+    for row in &owning {
+        let (classes, objects) = by_database.entry(row.get("dbid")).or_default();
+        classes.push(row.get("classid"));
+        objects.push(row.get("objid"));
+    }
+    for (database, (classes, objects)) in by_database {
+        blockers.extend(describe(target, session, database, classes, objects).await?);
+    }
+    Ok(blockers)
+}
+
+/// Names objects as PostgreSQL does, in the database they are in.
+async fn describe(
+    target: &Target,
+    session: &super::target::Session,
+    database: Oid,
+    classes: Vec<Oid>,
+    objects: Vec<Oid>,
+) -> Result<Vec<Blocker>, TargetError> {
+    let statement = Statement::query(
+        "describing owned objects",
+        "SELECT coalesce(pg_catalog.pg_describe_object(c, o, 0), 'object ' || o) AS object FROM unnest($1::oid[], $2::oid[]) AS x (c, o) ORDER BY 1",
+    )
+    .bind(classes, Type::OID_ARRAY)
+    .bind(objects, Type::OID_ARRAY);
+    if database == 0 {
+        let rows = batch::run(session.client(), &[statement]).await?;
+        return Ok(rows.iter().flatten().map(|row| Blocker { database: None, object: row.get("object") }).collect());
+    }
+    let Some(name) = database_name(session.client(), database).await? else {
+        let object = format!("objects in a database (OID {database}) that takes no connections");
+        return Ok(vec![Blocker { database: None, object }]);
+    };
+    let there = target.session(&name).await?;
+    let rows = batch::run(there.client(), &[statement]).await?;
+    Ok(rows.iter().flatten().map(|row| Blocker { database: Some(name.to_string()), object: row.get("object") }).collect())
+}

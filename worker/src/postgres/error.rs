@@ -1,0 +1,183 @@
+//! What can go wrong with a target, and what to do about it. SQLSTATE decides, never a message: servers speak
+//! many languages.
+
+use postern_schemas::{Code, Reason};
+use tokio_postgres::error::SqlState;
+
+use crate::postgres::connect::ConnectError;
+use crate::secrets::SecretError;
+
+/// A failure of one event's work on a target.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// No session could be had.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connector's credential could not be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A statement failed.
+    #[error("{doing}: {}", describe(source))]
+    Sql {
+        /// What it was for.
+        doing: &'static str,
+        /// The server's answer, or the connection's end.
+        source: tokio_postgres::Error,
+    },
+    /// All sessions of the integration were in use for too long.
+    #[error("no session came free within {0} seconds; the server is slow, or max_sessions is too low")]
+    Busy(u64),
+    /// The event cannot be done, now or later.
+    #[error("{}", .0.message)]
+    Rejected(Box<Reason>),
+    /// The connector lacks a right that an operator has to give.
+    #[error("{what}; mend it with: {mend}")]
+    MissingRight {
+        /// What is lacking.
+        what: String,
+        /// The statement to run, and as whom.
+        mend: String,
+    },
+    /// The ledger was written by a newer version.
+    #[error("the ledger has schema version {met}, this worker knows {known}: run a newer worker")]
+    NewerLedger {
+        /// What the ledger says.
+        met: i32,
+        /// What this worker can read.
+        known: i32,
+    },
+    /// What was observed kept changing.
+    #[error("what was observed kept changing; tried {0} times")]
+    Restless(u32),
+    /// A row that the event needs was pruned between two statements.
+    #[error("the person's row was pruned while it was looked at")]
+    Pruned,
+    /// Another worker holds the event's claim.
+    #[error("another worker is at this event")]
+    Claimed,
+    /// The ledger holds something that this version cannot read.
+    #[error("the ledger holds {0}, which this version cannot read")]
+    Unreadable(String),
+}
+
+/// What is to be done about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Try again at once: somebody else changed the same thing.
+    Again,
+    /// The target cannot be reached: wait without counting an attempt.
+    Unreachable,
+    /// Another worker is at it: wait a moment without counting an attempt.
+    Wait,
+    /// Try again later, counting attempts.
+    Later,
+    /// Never: the event is refused.
+    Reject,
+}
+
+impl TargetError {
+    /// A failed statement.
+    pub fn sql(doing: &'static str, source: tokio_postgres::Error) -> Self {
+        Self::Sql { doing, source }
+    }
+
+    /// The server's SQLSTATE, where a statement or a login failed with one.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Sql { source, .. } => source.code().map(SqlState::code),
+            Self::Connect(error) => error.sqlstate(),
+            _ => None,
+        }
+    }
+
+    /// What is to be done.
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Rejected(_) => Disposition::Reject,
+            Self::Claimed => Disposition::Wait,
+            Self::Pruned => Disposition::Again,
+            Self::Connect(error) if error.is_unreachable() => Disposition::Unreachable,
+            Self::Secret(_) | Self::Connect(_) | Self::Busy(_) => Disposition::Unreachable,
+            Self::MissingRight { .. } | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => Disposition::Later,
+            Self::Sql { source, .. } => match source.code() {
+                None => Disposition::Unreachable,
+                Some(state) => of_sqlstate(state.code()),
+            },
+        }
+    }
+
+    /// Whether the target as a whole is out of reach, so that nobody else need try for a while.
+    pub fn closes_circuit(&self) -> bool {
+        !matches!(self, Self::Busy(_)) && self.disposition() == Disposition::Unreachable
+    }
+
+    /// The code for results and metrics.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Rejected(reason) => reason.code,
+            Self::Secret(_) => Code::SecretUnavailable,
+            Self::MissingRight { .. } => Code::PermissionMissing,
+            Self::Sql { source, .. } if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Code::PermissionMissing,
+            _ if self.disposition() == Disposition::Unreachable => Code::TargetUnreachable,
+            _ => Code::Internal,
+        }
+    }
+
+    /// The reason for a result.
+    pub fn reason(&self) -> Reason {
+        if let Self::Rejected(reason) = self {
+            return (**reason).clone();
+        }
+        let mut reason = Reason::new(self.code(), self.to_string());
+        reason.sqlstate = self.sqlstate().map(ToOwned::to_owned);
+        reason
+    }
+}
+
+/// PostgreSQL docs, Appendix A; which of them concurrent role DDL raises was measured on 14 to 18.
+fn of_sqlstate(state: &str) -> Disposition {
+    match state {
+        // Two sessions changed one catalog row; two made one role; a role went away in between; serialization,
+        // deadlock and lock time-out; our own: a bundle was retired since it was looked at.
+        "XX000" | "23505" | "42710" | "42704" | "40001" | "40P01" | "55P03" | "PT001" => Disposition::Again,
+        // Shutdown and crash of the server, start-up, too many connections, a standby, a forced end of our session.
+        "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => Disposition::Unreachable,
+        _ if state.starts_with("08") || state.starts_with("28") => Disposition::Unreachable,
+        _ => Disposition::Later,
+    }
+}
+
+/// The server's message with its SQLSTATE, never its DETAIL (which may quote a row), or the transport's error.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        None => error.to_string(),
+    }
+}
+
+impl From<Reason> for TargetError {
+    fn from(reason: Reason) -> Self {
+        Self::Rejected(Box::new(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_are_sorted_by_what_helps() {
+        for (state, expected) in [
+            ("XX000", Disposition::Again),
+            ("PT001", Disposition::Again),
+            ("08006", Disposition::Unreachable),
+            ("57P03", Disposition::Unreachable),
+            ("53300", Disposition::Unreachable),
+            ("28P01", Disposition::Unreachable),
+            ("42501", Disposition::Later),
+            ("57014", Disposition::Later),
+        ] {
+            assert_eq!(of_sqlstate(state), expected, "{state}");
+        }
+    }
+}

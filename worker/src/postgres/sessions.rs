@@ -1,0 +1,77 @@
+//! Ending a person's sessions, and proof that they ended.
+//!
+//! Membership taken away and NOLOGIN leave live sessions running; one inside `SET ROLE` keeps what it set even after
+//! `DROP ROLE` (measured on 14 to 18). So after the commit: terminate, read back, and again until none is left.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use crate::access::state::Oid;
+use crate::postgres::TargetError;
+use crate::postgres::batch::{self, Statement};
+
+/// How long a backend may take to die before the result says that it survives.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a backend that is only starting is waited for. One that passed the login check before our commit needs
+/// milliseconds; one that is still at its password meets NOLOGIN. Without a bound, anybody who opens a connection
+/// and stays silent would hold every revoke up.
+const STARTING_PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What became of the sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How many were told to end.
+    pub terminated: u32,
+    /// How many are still there.
+    pub surviving: u32,
+}
+
+/// Tells the sessions of roles ($1) that began at or before $2 to end, and returns them.
+const ALIVE: &str = "SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+     WHERE usesysid = ANY ($1) AND backend_start <= $2 AND pid <> pg_catalog.pg_backend_pid()";
+
+/// Backends that are starting and may have passed the login check before the commit: those without a user in
+/// `pg_stat_activity` (from 18), and those that hold a transaction and are not in that view at all (up to 17).
+const STARTING: &str = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND usesysid IS NULL AND backend_start <= $1 \
+     UNION SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'virtualxid' AND l.pid IS NOT NULL \
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid)";
+
+/// Terminates every session of `roles` that began before now, and waits until they are gone.
+pub async fn end(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
+    let cut = Statement::query("reading the clock", "SELECT pg_catalog.clock_timestamp()");
+    let rows = batch::run(client, &[cut]).await?;
+    let cut: jiff::Timestamp =
+        rows.iter().flatten().next().map(|row| row.get(0)).ok_or_else(|| TargetError::Unreadable("no clock".to_owned()))?;
+    let began = Instant::now();
+    let mut told = std::collections::BTreeSet::new();
+    let mut awaited: Option<Vec<i32>> = None;
+    loop {
+        let (alive, starting) = look(client, roles, cut).await?;
+        told.extend(alive.iter().copied());
+        // Only those that were starting at the first look can have read the catalog from before the commit.
+        let mut pending = awaited.take().unwrap_or_else(|| starting.clone());
+        pending.retain(|pid| starting.contains(pid));
+        let waited = began.elapsed();
+        let starts_over = pending.is_empty() || waited >= STARTING_PATIENCE;
+        if alive.is_empty() && starts_over || waited >= PATIENCE {
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            return Ok(Ended { terminated: count(told.len()), surviving: count(alive.len()) });
+        }
+        awaited = Some(pending);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Tells the sessions of `roles` to end and returns who was alive, and which backends are starting.
+async fn look(client: &Client, roles: &[Oid], cut: jiff::Timestamp) -> Result<(Vec<i32>, Vec<i32>), TargetError> {
+    // A backend that ended between the look and the signal only makes a warning.
+    let alive = Statement::query("ending sessions", ALIVE).bind(roles.to_vec(), Type::OID_ARRAY).bind(cut, Type::TIMESTAMPTZ);
+    let starting = Statement::query("looking for starting backends", STARTING).bind(cut, Type::TIMESTAMPTZ);
+    let answers = batch::run(client, &[alive, starting]).await?;
+    let pids = |index: usize| answers.get(index).map(|rows| rows.iter().map(|row| row.get(0)).collect()).unwrap_or_default();
+    Ok((pids(0), pids(1)))
+}

@@ -1,0 +1,211 @@
+//! One target server: its sessions, its circuit, its credential.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
+use postern_schemas::Identifier;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::config::Integration;
+use crate::postgres::TargetError;
+use crate::postgres::connect::connect;
+use crate::postgres::ledger::{self, Ledger};
+use crate::secrets::{self, CachedCredential};
+
+/// How long an event waits for one of the integration's sessions.
+const SESSION_WAIT: Duration = Duration::from_secs(10);
+/// Sessions that nobody used for this long are closed.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long a circuit stays open after the first failure; doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What all sessions of a target share.
+#[derive(Debug)]
+struct Shared {
+    integration: Arc<Integration>,
+    credential: CachedCredential,
+}
+
+/// One target server. Cheap to share; sessions are opened when needed and closed when idle.
+#[derive(Debug)]
+pub struct Target {
+    shared: Arc<Shared>,
+    pools: Mutex<HashMap<Identifier, managed::Pool<Manager>>>,
+    ledger: OnceCell<Ledger>,
+    circuit: Mutex<Circuit>,
+    heavy: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Circuit {
+    failures: u32,
+    open_until: Option<Instant>,
+}
+
+impl Target {
+    /// A target that no session was opened with yet.
+    pub fn new(integration: Arc<Integration>) -> Self {
+        let credential = CachedCredential::new(secrets::store(&integration), integration.secret_cache);
+        Self {
+            shared: Arc::new(Shared { integration, credential }),
+            pools: Mutex::default(),
+            ledger: OnceCell::new(),
+            circuit: Mutex::default(),
+            heavy: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Its configuration.
+    pub fn integration(&self) -> &Integration {
+        &self.shared.integration
+    }
+
+    /// A session with the maintenance database, and the ledger in it, which is made if it is not there.
+    pub async fn maintenance(&self) -> Result<(Session, Ledger), TargetError> {
+        let session = self.session(&self.integration().database).await?;
+        let ledger = self.ledger.get_or_try_init(|| ledger::open(session.client())).await?;
+        Ok((session, ledger.clone()))
+    }
+
+    /// A session with a database of the server.
+    pub async fn session(&self, database: &Identifier) -> Result<Session, TargetError> {
+        let pool = self.pool(database);
+        match pool.get().await {
+            Ok(connection) => Ok(Session { connection }),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(_) => Err(TargetError::Busy(SESSION_WAIT.as_secs())),
+        }
+    }
+
+    /// Work that needs two sessions at once is done by one event at a time, or they could all wait for a second one.
+    pub async fn heavy(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.heavy.lock().await
+    }
+
+    fn pool(&self, database: &Identifier) -> managed::Pool<Manager> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = usize::try_from(self.integration().max_sessions).unwrap_or(1).max(2);
+        let make = || {
+            let manager = Manager { shared: Arc::clone(&self.shared), database: database.clone() };
+            // Only a wait without a runtime can fail to build, and a runtime is named.
+            managed::Pool::builder(manager)
+                .max_size(size)
+                .runtime(deadpool::Runtime::Tokio1)
+                .timeouts(Timeouts { wait: Some(SESSION_WAIT), create: None, recycle: None })
+                .build()
+        };
+        if let Some(pool) = pools.get(database) {
+            return pool.clone();
+        }
+        match make() {
+            Ok(pool) => {
+                pools.insert(database.clone(), pool.clone());
+                pool
+            }
+            Err(error) => unreachable!("a pool with a runtime: {error}"),
+        }
+    }
+
+    /// Closes sessions that nobody used for a while, and forgets pools without any. Called now and then.
+    pub fn close_idle(&self) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|_, pool| {
+            pool.retain(|_, metrics: Metrics| metrics.last_used() < IDLE);
+            pool.status().size > 0
+        });
+    }
+
+    /// How long the circuit stays open: until then nobody should try.
+    pub fn pause(&self) -> Option<Duration> {
+        let circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        circuit.open_until.and_then(|until| until.checked_duration_since(Instant::now()))
+    }
+
+    /// Notes how a try went. Unreachable: opens the circuit, for twice as long each time.
+    pub fn note(&self, reached: bool) -> Option<Duration> {
+        let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        if reached {
+            *circuit = Circuit::default();
+            return None;
+        }
+        let now = Instant::now();
+        // Many events fail at once when a server goes away: they are one failure.
+        if circuit.open_until.is_none_or(|until| until <= now) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << circuit.failures.min(6)).min(LONGEST_PAUSE);
+            circuit.failures = circuit.failures.saturating_add(1);
+            circuit.open_until = Some(now + pause);
+        }
+        circuit.open_until.map(|until| until - now)
+    }
+}
+
+/// Opens and checks sessions for the pool of one database.
+#[derive(Debug)]
+struct Manager {
+    shared: Arc<Shared>,
+    database: Identifier,
+}
+
+/// A client, and whether it is inside a transaction that nobody ended.
+#[derive(Debug)]
+struct Connection {
+    client: Client,
+    clean: bool,
+}
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = TargetError;
+
+    async fn create(&self) -> Result<Connection, TargetError> {
+        let Shared { integration, credential } = &*self.shared;
+        let known = credential.get().await?;
+        let connected = match connect(integration, &self.database, &known, "postern").await {
+            Err(error) if error.is_authentication() => {
+                // The secret may have been rotated since it was read: once more with what the store says now.
+                credential.invalidate().await;
+                connect(integration, &self.database, &credential.get().await?, "postern").await
+            }
+            other => other,
+        };
+        let (client, _task) = connected?;
+        Ok(Connection { client, clean: true })
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<TargetError> {
+        if connection.clean && !connection.client.is_closed() {
+            Ok(())
+        } else {
+            Err(RecycleError::message("the session is closed or was left inside a transaction"))
+        }
+    }
+}
+
+/// A session on loan from the pool. One that is dropped inside a transaction is closed, not reused.
+#[derive(Debug)]
+pub struct Session {
+    connection: Object<Manager>,
+}
+
+impl Session {
+    /// For statements outside a transaction.
+    pub fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
+    /// For a transaction: until [`Session::ended`] is called the session is not reused.
+    pub fn begin(&mut self) -> &Client {
+        self.connection.clean = false;
+        &self.connection.client
+    }
+
+    /// The transaction was committed or rolled back, and the server said so.
+    pub fn ended(&mut self) {
+        self.connection.clean = true;
+    }
+}

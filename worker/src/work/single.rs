@@ -1,0 +1,352 @@
+//! Events that are one transaction: two round trips, after a look whether the event is a repeat.
+
+use jiff::Timestamp;
+use postern_schemas::request::{Revoke, Rotate};
+use postern_schemas::result::{AuditEvent, Change};
+use postern_schemas::{Code, Deliver, Event, EventKey, GrantId, IntegrationId, Outcome, Reason, Request, Verb};
+
+use crate::access::state::{Observed, Oid};
+use crate::access::{Decision, Plan, Rules, expiry, grant, revoke, rotate};
+use crate::audit::{self, Draft};
+use crate::postgres::apply::{self, Context};
+use crate::postgres::error::Disposition;
+use crate::postgres::events::{self, EventRow, Phase};
+use crate::postgres::observe::{Found, Question, observe};
+use crate::postgres::probe::Probes;
+use crate::postgres::target::Session;
+use crate::postgres::{Target, TargetError, bundle, sessions};
+use crate::work::credential::{Drawn, Recipient};
+use crate::work::{Expires, Settled, Stop, fault};
+
+/// How often an event starts over because somebody else changed what it looked at.
+const ROUNDS: u32 = 12;
+
+/// The source of expiry events, which no producer sends.
+pub const EXPIRY_SOURCE: &str = "//postern/expiry";
+
+/// An event, or an expiry, as the single transaction sees it.
+pub(super) struct Task<'a> {
+    target: &'a Target,
+    key: EventKey,
+    digest: [u8; 32],
+    asked_at: Timestamp,
+    verb: Verb,
+    event: Option<&'a Event>,
+    /// The grant and revision whose time is up, for an expiry.
+    expiry: Option<(&'a GrantId, i32)>,
+    role_name: String,
+}
+
+/// Carries out a grant, a revoke of a grant or a person, or a person's rotation.
+pub async fn event(event: &Event, target: &Target, rules: &Rules) -> Result<Settled, Stop> {
+    task(event, target).run(rules).await
+}
+
+pub(super) fn task<'a>(event: &'a Event, target: &'a Target) -> Task<'a> {
+    let principal = match &event.request {
+        Request::Grant(grant) => Some(&grant.principal),
+        Request::Revoke(Revoke::Principal(revoke)) => Some(&revoke.principal),
+        Request::Rotate(Rotate::Principal(rotate)) => Some(&rotate.principal),
+        _ => None,
+    };
+    let role_name = principal.map(|p| target.integration().role_name.role_name(p).to_string()).unwrap_or_default();
+    let key = event.key();
+    let verb = event.request.verb();
+    Task { target, key, digest: event.digest, asked_at: event.time, verb, event: Some(event), expiry: None, role_name }
+}
+
+/// Ends a grant whose time is up, if the ledger agrees.
+pub async fn expire(integration: &IntegrationId, grant_id: &GrantId, revision: i32, target: &Target, rules: &Rules) -> Result<Settled, Stop> {
+    let key = expiry_key(integration, grant_id, revision);
+    let expiry = Some((grant_id, revision));
+    let task = Task { target, key, digest: [0; 32], asked_at: Timestamp::UNIX_EPOCH, verb: Verb::Revoke, event: None, expiry, role_name: String::new() };
+    task.run(rules).await
+}
+
+/// The key of an expiry's result.
+pub fn expiry_key(integration: &IntegrationId, grant_id: &GrantId, revision: i32) -> EventKey {
+    EventKey { integration: integration.clone(), source: EXPIRY_SOURCE.to_owned(), id: format!("{grant_id}#{revision}") }
+}
+
+impl Task<'_> {
+    async fn run(&self, rules: &Rules) -> Result<Settled, Stop> {
+        let (session, _) = self.target.maintenance().await?;
+        let known = events::find(session.client(), &self.key).await?;
+        // Probing and ensuring take sessions of their own: nobody holds one while waiting for another.
+        drop(session);
+        if let Some(row) = known.filter(EventRow::is_known) {
+            return self.resume(row).await;
+        }
+        let mut probes = Probes::ask(self.target, self.permissions()).await?;
+        let drawn = self.draw().map_err(Stop::Credential)?;
+        let mut drift = Vec::new();
+        let mut refusal = None;
+        let mut last = TargetError::Restless(ROUNDS);
+        for round in 0..ROUNDS {
+            match self.round(rules, &probes, drawn.as_ref(), &drift, refusal.as_ref()).await {
+                Ok(Round::Settled(settled)) => return Ok(*settled),
+                Ok(Round::Known(row)) => return self.resume(row).await,
+                Ok(Round::Ensure(keys)) => match bundle::ensure(self.target, &keys).await {
+                    Ok(found) => {
+                        drift.extend(found);
+                        probes.note_ensured(&keys);
+                    }
+                    Err(TargetError::Rejected(reason)) => refusal = Some(*reason),
+                    Err(error) if error.disposition() == Disposition::Again => last = error,
+                    Err(error) => return Err(error.into()),
+                },
+                Err(Stop::Target(error)) if error.disposition() == Disposition::Again => {
+                    tracing::debug!(%error, round, "starting over");
+                    last = error;
+                    pause(round).await;
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+        Err(Stop::Target(last))
+    }
+
+    /// One observation, and its plan carried out.
+    async fn round(
+        &self,
+        rules: &Rules,
+        probes: &Probes,
+        drawn: Option<&Drawn>,
+        drift: &[Change],
+        refusal: Option<&Reason>,
+    ) -> Result<Round, Stop> {
+        let (mut session, ledger) = self.target.maintenance().await?;
+        let seen = match observe(session.begin(), &ledger, &self.question(), probes).await? {
+            Found::New(seen) => seen,
+            Found::Known(row) => {
+                roll_back(&mut session).await?;
+                return Ok(Round::Known(row));
+            }
+        };
+        let mut plan = match self.decide(&seen, rules) {
+            Decision::Do(plan) => plan,
+            Decision::Ensure(keys) => match refusal {
+                Some(reason) => Plan::rejected(reason.clone()),
+                None => {
+                    roll_back(&mut session).await?;
+                    return Ok(Round::Ensure(keys));
+                }
+            },
+            Decision::NotYet(expires) => {
+                roll_back(&mut session).await?;
+                return Err(Stop::NotYet(Timestamp::now() + expires.duration_since(seen.now)));
+            }
+            Decision::Moot => {
+                roll_back(&mut session).await?;
+                return Err(Stop::Moot);
+            }
+        };
+        plan.drift.extend_from_slice(drift);
+        let draft = self.draft(&plan, &seen, drawn)?;
+        let phase = if plan.end_sessions { Phase::Terminating } else { Phase::Done };
+        let by = by(&self.key);
+        let context = Context { ledger: &ledger, verifier: drawn.map(Drawn::verifier), by: &by };
+        let row = events::record(&self.key, phase, seen.principal.as_ref().map(|p| p.as_str()), &audit::to_stored(&draft));
+        apply::apply(session.client(), &plan, context, vec![row]).await?;
+        session.ended();
+        fault::point("after_commit");
+        let expires = self.expires(&draft, Some(seen.now));
+        let result = if plan.end_sessions {
+            let roles: Vec<Oid> = seen.our_role().map(|role| role.oid).into_iter().collect();
+            finish(&session, &self.key, draft, &roles).await?
+        } else {
+            draft
+        };
+        Ok(Round::Settled(Box::new(Settled { result, expired: Vec::new(), expires, repeated: false })))
+    }
+
+    pub(super) fn question(&self) -> Question<'_> {
+        Question {
+            key: &self.key,
+            digest: self.digest,
+            verb: self.verb,
+            asked_at: self.asked_at,
+            principal: self.principal(),
+            grant_id: self.grant_id(),
+            role_name: &self.role_name,
+            permissions: self.permissions(),
+        }
+    }
+
+    pub(super) fn decide(&self, seen: &Observed, rules: &Rules) -> Decision {
+        if let Some((grant_id, revision)) = self.expiry {
+            return expiry::plan(&self.key.integration, grant_id, revision, &self.role_name, seen);
+        }
+        match self.event.map(|event| &event.request) {
+            Some(Request::Grant(request)) => match self.cannot_deliver(&request.credential) {
+                Some(reason) => Decision::Do(Plan::rejected(reason)),
+                None => grant::plan(request, self.asked_at, &self.role_name, seen, rules),
+            },
+            Some(Request::Revoke(Revoke::Grant(request))) => revoke::one(&request.integration, &request.grant_id, &self.role_name, seen),
+            Some(Request::Revoke(Revoke::Principal(request))) => {
+                let until = revoke::effective(self.asked_at, seen.now);
+                revoke::person(&request.integration, &request.principal, until, true, &self.role_name, seen)
+            }
+            Some(Request::Rotate(Rotate::Principal(request))) => match self.cannot_deliver(&request.credential) {
+                Some(reason) => Decision::Do(Plan::rejected(reason)),
+                None => rotate::person(request, self.asked_at, &self.role_name, seen, rules),
+            },
+            Some(Request::Rotate(Rotate::Connector(_))) => {
+                let message = "the integration's secret store cannot be written: the store `local` is read only";
+                Decision::Do(Plan::rejected(Reason::new(Code::PolicyDenied, message).at("data.connector")))
+            }
+            _ => Decision::Moot,
+        }
+    }
+
+    /// Delivery to a secret store is refused by policy in this version, since `deliver_to` cannot list one.
+    fn cannot_deliver(&self, deliver: &Deliver) -> Option<Reason> {
+        let policy = &self.target.integration().policy;
+        match deliver {
+            Deliver::Secret { to } if policy.deliver_to.is_empty() => {
+                let message = format!("credentials may not be written to {to}; the policy's deliver_to does not list it");
+                Some(Reason::new(Code::PolicyDenied, message).at("data.credential.to"))
+            }
+            _ => None,
+        }
+    }
+
+    fn draw(&self) -> Result<Option<Drawn>, crate::work::credential::CredentialError> {
+        let needed = match self.event.map(|event| &event.request) {
+            Some(Request::Grant(grant)) => grant.credential != Deliver::None,
+            Some(Request::Rotate(Rotate::Principal(_))) => true,
+            _ => false,
+        };
+        needed.then(Drawn::new).transpose()
+    }
+
+    fn draft(&self, plan: &Plan, seen: &Observed, drawn: Option<&Drawn>) -> Result<AuditEvent, Stop> {
+        let draft = Draft { key: &self.key, verb: self.verb, event: self.event, integration: self.target.integration() };
+        let mut result = draft.of(plan, seen.principal.as_ref(), seen.now, self.seal(plan, drawn)?);
+        if let Some((grant_id, revision)) = self.expiry {
+            result.data.grant_id = Some(grant_id.to_string());
+            result.data.revision = Some(revision);
+        }
+        Ok(result)
+    }
+
+    fn seal(&self, plan: &Plan, drawn: Option<&Drawn>) -> Result<Option<String>, Stop> {
+        let delivered = matches!(plan.credential, Some((postern_schemas::result::CredentialStatus::Delivered, _)));
+        let (Some(drawn), Some(role), true) = (drawn, &plan.role, delivered) else { return Ok(None) };
+        let recipient = self.deliver().map(Recipient::of).transpose().map_err(|reason| Stop::Target(reason.into()))?.flatten();
+        let Some(recipient) = recipient else { return Ok(None) };
+        let integration = self.target.integration();
+        let scope = crate::access::state::scopes_of(self.permissions()).next();
+        let database = scope.map_or(&integration.database, |scope| &scope.database);
+        drawn.seal(&recipient, integration, role, database).map(Some).map_err(Stop::Credential)
+    }
+
+    /// Goes on with an event that was taken up before.
+    async fn resume(&self, row: EventRow) -> Result<Settled, Stop> {
+        if row.digest != self.digest {
+            return Err(Stop::Conflict);
+        }
+        let draft = row.result.and_then(audit::from_stored).ok_or_else(|| TargetError::Unreadable("a result".to_owned()))?;
+        let result = match row.phase {
+            Phase::Done => draft,
+            _ => {
+                let (session, _) = self.target.maintenance().await?;
+                let roles = role_of(&session, draft.data.principal.as_deref()).await?;
+                finish(&session, &self.key, draft, &roles).await?
+            }
+        };
+        let expires = self.expires(&result, None);
+        Ok(Settled { result, expired: Vec::new(), expires, repeated: true })
+    }
+
+    fn expires(&self, result: &AuditEvent, target_now: Option<Timestamp>) -> Option<Expires> {
+        let (Verb::Grant, Some(expires_at), Some(grant_id), Some(revision)) =
+            (self.verb, result.data.expires_at, result.data.grant_id.clone(), result.data.revision)
+        else {
+            return None;
+        };
+        if !matches!(result.data.outcome, Outcome::Succeeded | Outcome::Unchanged) {
+            return None;
+        }
+        // The target's clock decides; this process's clock only says when to look.
+        let now = Timestamp::now();
+        let due = target_now.map_or(expires_at, |target_now| now + expires_at.duration_since(target_now));
+        Some(Expires { grant_id, revision, due })
+    }
+
+    fn deliver(&self) -> Option<&Deliver> {
+        match self.event.map(|event| &event.request) {
+            Some(Request::Grant(grant)) => Some(&grant.credential),
+            Some(Request::Rotate(Rotate::Principal(rotate))) => Some(&rotate.credential),
+            _ => None,
+        }
+    }
+
+    pub(super) fn permissions(&self) -> &[postern_schemas::Permission] {
+        match self.event.map(|event| &event.request) {
+            Some(Request::Grant(grant)) => &grant.permissions,
+            _ => &[],
+        }
+    }
+
+    fn principal(&self) -> Option<&postern_schemas::Principal> {
+        match self.event.map(|event| &event.request) {
+            Some(Request::Grant(grant)) => Some(&grant.principal),
+            Some(Request::Revoke(Revoke::Principal(revoke))) => Some(&revoke.principal),
+            Some(Request::Rotate(Rotate::Principal(rotate))) => Some(&rotate.principal),
+            _ => None,
+        }
+    }
+
+    fn grant_id(&self) -> Option<&GrantId> {
+        match self.event.map(|event| &event.request) {
+            Some(Request::Grant(grant)) => Some(&grant.grant_id),
+            Some(Request::Revoke(Revoke::Grant(revoke))) => Some(&revoke.grant_id),
+            _ => self.expiry.map(|(grant_id, _)| grant_id),
+        }
+    }
+}
+
+/// How one round ended.
+enum Round {
+    Settled(Box<Settled>),
+    Known(EventRow),
+    Ensure(Vec<crate::access::state::BundleKey>),
+}
+
+/// `source id`, kept with grants that a wide revoke ends.
+pub fn by(key: &EventKey) -> String {
+    format!("{} {}", key.source, key.id)
+}
+
+/// Ends sessions after the commit, and fixes the result.
+pub async fn finish(session: &Session, key: &EventKey, mut draft: AuditEvent, roles: &[Oid]) -> Result<AuditEvent, Stop> {
+    let ended = sessions::end(session.client(), roles).await?;
+    draft.data.sessions_terminated = ended.terminated;
+    if ended.surviving > 0 {
+        return Err(Stop::SessionSurvives { draft: Box::new(draft), surviving: ended.surviving });
+    }
+    fault::point("after_terminate");
+    let stored = events::settle(session.client(), key, &audit::to_stored(&draft)).await?;
+    audit::from_stored(stored).ok_or_else(|| TargetError::Unreadable("a result".to_owned()).into())
+}
+
+/// The role of a person, by the ledger.
+async fn role_of(session: &Session, principal: Option<&str>) -> Result<Vec<Oid>, TargetError> {
+    match principal {
+        Some(principal) => events::role_of(session.client(), principal).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn roll_back(session: &mut Session) -> Result<(), TargetError> {
+    apply::rollback(session.client()).await?;
+    session.ended();
+    Ok(())
+}
+
+/// A moment, longer with each round, and not the same for everybody.
+async fn pause(round: u32) {
+    let jitter = u64::from(uuid::Uuid::now_v7().as_bytes()[15]) % 16;
+    tokio::time::sleep(std::time::Duration::from_millis(jitter << round.min(5))).await;
+}

@@ -1,0 +1,142 @@
+//! A revoke of all: the watermark first, with the integration to itself; then one transaction a person, resumable at
+//! any point, because what is left to do is what the ledger still shows as active.
+
+use jiff::Timestamp;
+use postern_schemas::result::{AuditEvent, Change};
+use postern_schemas::{Event, EventKey, IntegrationId, Principal, Request};
+
+use crate::access::{Decision, Plan, revoke};
+use crate::audit::{self, Draft};
+use crate::postgres::apply::{self, Context};
+use crate::postgres::error::Disposition;
+use crate::postgres::events::{self, Claim, Phase};
+use crate::postgres::observe::{self, Question};
+use crate::postgres::{Target, TargetError, sweep};
+use crate::work::single::{by, finish};
+use crate::work::{Settled, Stop};
+
+/// How often one person is tried again when somebody else changed the same role.
+const ROUNDS: u32 = 8;
+
+/// Ends every grant of the integration that was asked until the event's time.
+pub async fn all(event: &Event, target: &Target) -> Result<Settled, Stop> {
+    let key = event.key();
+    // Several workers may be at it at once, each finds what is left. So the claim is not exclusive.
+    let now = match claim(event, &key, target, 0).await? {
+        Taken::Ours(now) => now,
+        Taken::Repeat(settled) => return Ok(*settled),
+    };
+    let until = revoke::effective(event.time, now);
+    let (mut session, _) = target.maintenance().await?;
+    sweep::raise_for_all(session.begin(), &key.integration, until).await?;
+    session.ended();
+
+    let by = by(&key);
+    let mut plan = Plan::default();
+    for principal in sweep::people_with_grants(session.client(), &key.integration, until).await? {
+        let done = person(target, &key.integration, &principal, until, &by).await?;
+        plan.changes.extend(done.changes);
+        plan.drift.extend(done.drift);
+        plan.warnings.extend(done.warnings);
+    }
+    let (ended, roles) = sweep::ended_by(session.client(), &key.integration, &by).await?;
+    if plan.changes.is_empty() {
+        // An earlier try did the work and was cut off before its result.
+        plan.changes.extend(ended.iter().map(|grant_id| Change::new("end_grant", grant_id)));
+    }
+    plan.ended = ended;
+    let draft = draft(event, &key, target, &plan, now);
+    Ok(settled(finish(&session, &key, draft, &roles).await?))
+}
+
+/// Ends one person's grants that were asked until then. The watermark stands already.
+async fn person(target: &Target, integration: &IntegrationId, principal: &Principal, until: Timestamp, by: &str) -> Result<Plan, Stop> {
+    transaction(target, integration, principal, by, |role_name, seen| {
+        match revoke::person(integration, principal, until, false, role_name, seen) {
+            Decision::Do(plan) => plan,
+            _ => Plan::default(),
+        }
+    })
+    .await
+    .map(|(plan, _)| plan)
+}
+
+/// One person looked at and changed in a transaction of its own. Returns the plan and the person's role.
+pub(super) async fn transaction(
+    target: &Target,
+    integration: &IntegrationId,
+    principal: &Principal,
+    by: &str,
+    decide: impl Fn(&str, &crate::access::Observed) -> Plan,
+) -> Result<(Plan, Option<crate::access::state::Role>), Stop> {
+    let role_name = target.integration().role_name.role_name(principal).to_string();
+    let mut last = TargetError::Restless(ROUNDS);
+    for _ in 0..ROUNDS {
+        let (mut session, ledger) = target.maintenance().await?;
+        let attempt = async {
+            let seen = observe::person(session.begin(), &ledger, integration, principal, &role_name).await?;
+            let plan = decide(&role_name, &seen);
+            apply::apply(session.client(), &plan, Context { ledger: &ledger, verifier: None, by }, Vec::new()).await?;
+            Ok((plan, seen.our_role().cloned()))
+        };
+        match attempt.await {
+            Ok(done) => {
+                session.ended();
+                return Ok(done);
+            }
+            Err(error) => {
+                let error: TargetError = error;
+                if error.disposition() != Disposition::Again {
+                    return Err(error.into());
+                }
+                last = error;
+            }
+        }
+    }
+    Err(last.into())
+}
+
+/// Who does the work of an event that takes several transactions.
+pub(super) enum Taken {
+    /// This worker does, from the target's clock.
+    Ours(Timestamp),
+    /// It is done.
+    Repeat(Box<Settled>),
+}
+
+/// Claims an event for `lease` seconds, or finds its result.
+pub(super) async fn claim(event: &Event, key: &EventKey, target: &Target, lease: u32) -> Result<Taken, Stop> {
+    let (session, _) = target.maintenance().await?;
+    let principal = match &event.request {
+        Request::Cleanup(cleanup) => cleanup.principal.as_ref(),
+        _ => None,
+    };
+    let question = Question {
+        key,
+        digest: event.digest,
+        verb: event.request.verb(),
+        asked_at: event.time,
+        principal,
+        grant_id: None,
+        role_name: "",
+        permissions: &[],
+    };
+    match events::claim(session.client(), &question, lease).await? {
+        Claim::Ours { now } => Ok(Taken::Ours(now)),
+        Claim::Theirs(row) if row.digest != event.digest => Err(Stop::Conflict),
+        Claim::Theirs(row) if row.phase == Phase::Done => {
+            let result = row.result.and_then(audit::from_stored).ok_or_else(|| TargetError::Unreadable("a result".to_owned()))?;
+            Ok(Taken::Repeat(Box::new(Settled { repeated: true, ..settled(result) })))
+        }
+        Claim::Theirs(_) => Err(TargetError::Claimed.into()),
+    }
+}
+
+pub(super) fn draft(event: &Event, key: &EventKey, target: &Target, plan: &Plan, now: Timestamp) -> AuditEvent {
+    let draft = Draft { key, verb: event.request.verb(), event: Some(event), integration: target.integration() };
+    draft.of(plan, None, now, None)
+}
+
+pub(super) fn settled(result: AuditEvent) -> Settled {
+    Settled { result, expired: Vec::new(), expires: None, repeated: false }
+}
