@@ -61,8 +61,33 @@ impl FromText for String {
 
 impl FromText for jiff::Timestamp {
     fn from_text(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("{text:?} is not a time; expected RFC 3339 with an offset, such as 2026-11-21T09:00:00.123456Z"))
+        let expected = || format!("{text:?} is not a time; expected RFC 3339 with an offset, such as 2026-11-21T09:00:00.123456Z");
+        if !has_shape_of_rfc3339(text) {
+            return Err(expected());
+        }
+        text.parse().map_err(|_| expected())
     }
+}
+
+/// Digits and signs where RFC 3339 has them. The parser alone is more generous than the schemas, which producers test
+/// their events with: it also takes a missing second, a space for the T, or a time zone in brackets.
+fn has_shape_of_rfc3339(text: &str) -> bool {
+    let fits = |text: &str, shape: &str| {
+        text.len() == shape.len()
+            && text.bytes().zip(shape.bytes()).all(|(byte, shape)| match shape {
+                b'0' => byte.is_ascii_digit(),
+                letter => byte.eq_ignore_ascii_case(&letter),
+            })
+    };
+    let Some((seconds, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else { return false };
+    let digits = rest.strip_prefix('.').map(|fraction| fraction.bytes().take_while(u8::is_ascii_digit).count());
+    let offset = match digits {
+        None => rest,
+        Some(digits @ 1..=9) => &rest[1 + digits..],
+        Some(_) => return false,
+    };
+    let numeric = |sign: &str| offset.strip_prefix(sign).is_some_and(|offset| fits(offset, "00:00") && offset < "24:00");
+    fits(seconds, "0000-00-00T00:00:00") && (fits(offset, "Z") || numeric("+") || numeric("-"))
 }
 
 /// One JSON object being read. Every field that is asked for counts as known; [`Fields::finish`] reports the rest.
@@ -151,7 +176,7 @@ impl<'a> Fields<'a> {
     /// An optional whole number between `min` and `max`.
     pub fn integer(&self, name: &'static str, min: i64, max: i64) -> Option<i64> {
         let value = self.value(name)?;
-        match value.as_i64() {
+        match whole(value) {
             Some(number) if (min..=max).contains(&number) => Some(number),
             _ => {
                 self.problem(name, format!("expected a whole number from {min} to {max}, met {}", shown(value)));
@@ -222,6 +247,12 @@ impl<'a> Fields<'a> {
             self.problems.add(self.path(name), format!("unknown field; known here: {}", expected.join(", ")));
         }
     }
+}
+
+/// A whole number, however it is written: to JSON Schema 1.0 is one, and some producers write no other.
+fn whole(value: &Value) -> Option<i64> {
+    let from_float = || value.as_f64().filter(|number| number.fract() == 0.0).and_then(|number| format!("{number:.0}").parse().ok());
+    value.as_i64().or_else(from_float)
 }
 
 fn parse_text<T: FromText>(value: &Value, path: &str, problems: &Problems) -> Option<T> {

@@ -73,7 +73,7 @@ name!(
 name!(
     /// A PostgreSQL identifier as the server keeps it: 1 to 63 bytes, no NUL. Case is kept; nothing is folded.
     Identifier,
-    schemars(regex(pattern = r"^[^\x00]{1,63}$")),
+    schemars(regex(pattern = r"^[^\x00]{1,63}$"), extend("$comment" = "at most 63 bytes of UTF-8")),
     |text| {
         if text.is_empty() {
             return Err("is empty; expected a name".to_owned());
@@ -91,14 +91,14 @@ name!(
 name!(
     /// The producer's name of one grant: 1 to 200 bytes without control characters.
     GrantId,
-    schemars(regex(pattern = r"^[^\x00-\x1f\x7f]{1,200}$")),
+    schemars(regex(pattern = r"^[^\x00-\x1f\x7f-\x9f]{1,200}$"), extend("$comment" = "at most 200 bytes of UTF-8")),
     |text| plain(text, "grant id")
 );
 
 name!(
     /// A CloudEvents `id` or `source`: 1 to 200 bytes without control characters.
     Attribute,
-    schemars(regex(pattern = r"^[^\x00-\x1f\x7f]{1,200}$")),
+    schemars(regex(pattern = r"^[^\x00-\x1f\x7f-\x9f]{1,200}$"), extend("$comment" = "at most 200 bytes of UTF-8")),
     |text| plain(text, "CloudEvents attribute")
 );
 
@@ -108,7 +108,10 @@ name!(
     /// 1 to 200 bytes, no control characters, no white space at either end (it would make two accounts that
     /// look the same to a reader).
     Principal,
-    schemars(regex(pattern = r"^(?!\s)[^\x00-\x1f\x7f]{1,200}$")),
+    schemars(
+        regex(pattern = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]{0,198}[^\s\x00-\x1f\x7f-\x9f])?$"),
+        extend("$comment" = "at most 200 bytes of UTF-8 after NFC")
+    ),
     |text| {
         let normal: String = text.nfc().collect::<String>().to_ascii_lowercase();
         if normal.trim() != normal {

@@ -55,6 +55,7 @@ pub enum Permission {
 /// A database, one of its schemas, or tables of a schema, and the level given there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("if" = { "required": ["tables"] }, "then" = { "required": ["schema"] }))]
 pub struct Scope {
     /// Name of the database.
     pub database: Identifier,

@@ -122,7 +122,7 @@ pub struct Grant {
     /// The producer's name of this grant; belongs to one principal for good.
     pub grant_id: GrantId,
     /// A higher one replaces the grant; default 1.
-    #[schemars(range(min = 1, max = 2_147_483_647), default)]
+    #[schemars(range(min = 1, max = 2_147_483_647), extend("default" = 1))]
     pub revision: i32,
     /// Who gets access.
     pub principal: Principal,
@@ -131,6 +131,7 @@ pub struct Grant {
     pub permissions: Vec<Permission>,
     /// When it ends by itself, judged by the target's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("$comment" = "later than the event's time"))]
     pub expires_at: Option<Timestamp>,
     /// How a password reaches the person; default `none`.
     #[schemars(default)]
@@ -152,9 +153,8 @@ impl Grant {
         let grant_id = data.required_text("grant_id");
         let revision = data.integer("revision", 1, i64::from(i32::MAX)).and_then(|n| i32::try_from(n).ok());
         let principal = data.required_text("principal");
-        let permissions = data.required("permissions").and_then(|_| {
-            data.list("permissions", |item, path| Permission::read(item, path, data.problems()))
-        });
+        let permissions =
+            data.required("permissions").and_then(|_| data.list("permissions", |item, path| Permission::read(item, path, data.problems())));
         match data.value("permissions").and_then(|v| v.as_array()).map(Vec::len) {
             Some(0) => data.problem("permissions", "is an empty list; name at least one, or revoke the grant"),
             Some(n) if n > MAX_PERMISSIONS => data.problem("permissions", format!("has {n} entries; expected at most {MAX_PERMISSIONS}")),
@@ -209,14 +209,12 @@ impl Deliver {
             Some("age") => fields.required_text("recipient").map(|recipient: String| Self::Age { recipient }),
             Some("secret") => fields.required_object("to").and_then(|to| {
                 let mut keys = to.keys();
-                match (keys.next().and_then(|key| StoreRef::NAMES.into_iter().find(|name| *name == key)), keys.next()) {
-                    (Some(name), None) => to.object(name).and_then(|place| StoreRef::read(name, place)),
-                    _ => {
-                        to.problem_here(format!("expected exactly one of {}", StoreRef::NAMES.join(", ")));
-                        None
-                    }
-                }
-                .map(|to| Self::Secret { to })
+                let known = keys.next().and_then(|key| StoreRef::NAMES.into_iter().find(|name| *name == key));
+                let Some(name) = known.filter(|_| keys.next().is_none()) else {
+                    to.problem_here(format!("expected exactly one of {}", StoreRef::NAMES.join(", ")));
+                    return None;
+                };
+                to.object(name).and_then(|place| StoreRef::read(name, place)).map(|to| Self::Secret { to })
             }),
             Some(other) => {
                 fields.problem("deliver", format!("{other:?} is not a way of delivery; expected age, secret or none"));

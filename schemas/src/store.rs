@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fields::Fields;
 
+/// Neither empty nor with control characters.
+const PLACE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
+
 /// A secret's place. Written as an object with exactly one key, the store's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -15,36 +18,46 @@ pub enum StoreRef {
     #[serde(rename_all = "snake_case")]
     Aws {
         /// Region, such as `eu-central-1`.
+        #[schemars(regex(pattern = PLACE))]
         region: String,
         /// Name or ARN.
+        #[schemars(regex(pattern = PLACE))]
         secret_id: String,
     },
     /// Azure Key Vault.
     Azure {
         /// The vault's address, such as `https://kv.vault.azure.net`.
+        #[schemars(regex(pattern = PLACE))]
         vault_url: String,
         /// Name of the secret.
+        #[schemars(regex(pattern = PLACE))]
         name: String,
     },
     /// Google Cloud Secret Manager.
     Gcp {
         /// Project id.
+        #[schemars(regex(pattern = PLACE))]
         project: String,
         /// Name of the secret.
+        #[schemars(regex(pattern = PLACE))]
         secret_id: String,
     },
     /// A Kubernetes `Secret`.
     Kubernetes {
         /// Namespace.
+        #[schemars(regex(pattern = PLACE))]
         namespace: String,
         /// Name of the secret.
+        #[schemars(regex(pattern = PLACE))]
         name: String,
     },
-    /// A key/value engine of HashiCorp Vault or OpenBao.
+    /// A key/value engine of HashiCorp Vault or `OpenBao`.
     HashicorpVault {
         /// Mount path of the engine.
+        #[schemars(regex(pattern = PLACE))]
         secret_engine: String,
         /// Path below the mount.
+        #[schemars(regex(pattern = PLACE))]
         path: String,
     },
 }

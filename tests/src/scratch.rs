@@ -13,9 +13,13 @@ use anyhow::{Context, Result};
 const REAPER: &str = r#"
 cat >/dev/null
 cd "$1" 2>/dev/null || exit 0
-pids=$(cat -- *.pid 2>/dev/null)
+pids=
+for file in *.pid; do
+  [ ! -f "$file" ] || pids="$pids $(cat "$file")"
+done
 [ -z "$pids" ] || { kill -QUIT $pids 2>/dev/null; sleep 2; kill -KILL $pids 2>/dev/null; }
-rm -rf -- "$1"
+# Again after a moment: what was still being copied here, or written by a dying server, comes after the first.
+rm -rf -- "$1"; sleep 1; rm -rf -- "$1"
 "#;
 
 /// A directory that others may pass through but not list, and its reaper.

@@ -89,7 +89,9 @@ fn others<'a>(grant: &'a Grant, seen: &'a Observed) -> impl Iterator<Item = &'a 
 }
 
 fn check_databases(grant: &Grant, seen: &Observed) -> Result<(), Reason> {
-    for (index, scope) in grant.permissions.iter().enumerate().filter_map(|(i, p)| scopes_of(std::slice::from_ref(p)).next().map(|s| (i, s))) {
+    for (index, scope) in
+        grant.permissions.iter().enumerate().filter_map(|(i, p)| scopes_of(std::slice::from_ref(p)).next().map(|s| (i, s)))
+    {
         let field = format!("data.permissions[{index}]");
         let Some(database) = seen.databases.get(&scope.database) else {
             let message = format!("database {:?} does not exist on this server", scope.database.as_str());

@@ -7,7 +7,7 @@ use postern_schemas::permission::{Access, Permission};
 use postern_schemas::store::StoreRef;
 use postern_schemas::{Code, Deliver, Grant, Identifier, Reason};
 
-use crate::access::state::{Observed, RoleFacts, RoleLink, Role};
+use crate::access::state::{Observed, Role, RoleFacts, RoleLink};
 
 /// How far ahead of the target's clock an event's `time` may be.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_secs(60);
@@ -101,7 +101,8 @@ impl Rules {
         match grant.expires_at {
             None => Err(denied(format!("expires_at is missing; this integration grants for at most {hours} hours")).at("data.expires_at")),
             Some(expires) if asked.duration_until(expires) > longest => {
-                Err(denied(format!("expires_at is {expires}; expected at most {hours} hours after the event's time {asked}")).at("data.expires_at"))
+                Err(denied(format!("expires_at is {expires}; expected at most {hours} hours after the event's time {asked}"))
+                    .at("data.expires_at"))
             }
             Some(_) => Ok(()),
         }
@@ -111,7 +112,8 @@ impl Rules {
     pub fn check_delivery(&self, deliver: &Deliver) -> Result<(), Reason> {
         match deliver {
             Deliver::Secret { to } if !self.may_write(to) => {
-                Err(denied(format!("credentials may not be written to {to}; the policy's deliver_to does not list it")).at("data.credential.to"))
+                Err(denied(format!("credentials may not be written to {to}; the policy's deliver_to does not list it"))
+                    .at("data.credential.to"))
             }
             _ => Ok(()),
         }
@@ -224,7 +226,14 @@ mod tests {
 
     #[test]
     fn a_forbidden_role_is_found_at_the_end_of_a_chain() {
-        let link = |name: &str| RoleLink { name: name.to_owned(), superuser: false, createrole: false, replication: false, bypassrls: false, ours: false };
+        let link = |name: &str| RoleLink {
+            name: name.to_owned(),
+            superuser: false,
+            createrole: false,
+            replication: false,
+            bypassrls: false,
+            ours: false,
+        };
         let facts = RoleFacts { chain: vec![link("reporting"), link("harmless"), link("pg_write_all_data")], can_hand_on: true };
         assert_eq!(forbidden(&facts).map(|(link, _)| link.name.as_str()), Some("pg_write_all_data"));
         let harmless = RoleFacts { chain: vec![link("reporting"), link("pg_monitor")], can_hand_on: true };

@@ -229,7 +229,11 @@ fn rows<'a>(seen: &'a Observed, grant: &'a GrantRow) -> impl Iterator<Item = &'a
 
 /// The moment after which none of the grants is in force; `None` when one of them has no expiry.
 fn last_expiry(grants: &[&GrantRow]) -> Option<Timestamp> {
-    grants.iter().map(|g| g.expires_at).try_fold(Timestamp::MIN, |last, expires| expires.map(|e| last.max(e))).filter(|t| *t != Timestamp::MIN)
+    grants
+        .iter()
+        .map(|g| g.expires_at)
+        .try_fold(Timestamp::MIN, |last, expires| expires.map(|e| last.max(e)))
+        .filter(|t| *t != Timestamp::MIN)
 }
 
 /// PostgreSQL keeps microseconds; an event may carry nanoseconds.

@@ -41,7 +41,14 @@ pub fn one(integration: &IntegrationId, grant_id: &GrantId, role_name: &str, see
 
 /// Ends every grant of one person in `integration` that was asked at or before `until`. With `raise`, the
 /// watermark is raised too, so that those still on their way are over as they come.
-pub fn person(integration: &IntegrationId, principal: &Principal, until: Timestamp, raise: bool, role_name: &str, seen: &Observed) -> Decision {
+pub fn person(
+    integration: &IntegrationId,
+    principal: &Principal,
+    until: Timestamp,
+    raise: bool,
+    role_name: &str,
+    seen: &Observed,
+) -> Decision {
     let mut plan = Plan::default();
     if raise && seen.watermark.is_none_or(|watermark| watermark < until) {
         let (integration, principal) = (integration.clone(), Some(principal.clone()));

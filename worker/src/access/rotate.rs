@@ -1,8 +1,8 @@
 //! A rotation replaces passwords: one person's now, or marks what policy finds too old.
 
 use jiff::Timestamp;
-use postern_schemas::result::Change;
 use postern_schemas::request::RotatePrincipal;
+use postern_schemas::result::Change;
 use postern_schemas::{Code, Deliver, Outcome, Reason};
 
 use crate::access::grant::finish_credential;

@@ -43,7 +43,8 @@ impl Draft<'_> {
         if let (Some(grant), Some(role), true) = (self.grant(), &plan.role, plan.in_effect) {
             data.access = Some(access(self.integration, grant, role));
         }
-        data.credential = plan.credential.map(|(status, generation)| Credential { status, generation, sealed, secret: self.secret(status) });
+        data.credential =
+            plan.credential.map(|(status, generation)| Credential { status, generation, sealed, secret: self.secret(status) });
         envelope(self.key.result_id(), data, Some(now), self.event)
     }
 

@@ -51,9 +51,7 @@ enum As {
 pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
     let mut statements = Vec::new();
     if !plan.hold.is_empty() {
-        statements.push(
-            Statement::query("holding bundles", "SELECT postern.hold_bundles($1)").bind(plan.hold.clone(), Type::INT8_ARRAY),
-        );
+        statements.push(Statement::query("holding bundles", "SELECT postern.hold_bundles($1)").bind(plan.hold.clone(), Type::INT8_ARRAY));
     }
     let mut current = As::Login;
     let (memberships, others): (Vec<&Step>, Vec<&Step>) = plan.steps.iter().partition(|step| is_membership(step));
@@ -87,10 +85,7 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
             let password = password_clause(*password, context);
             let create = format!("CREATE ROLE {} LOGIN{password} VALID UNTIL {}", ident(name), until(*valid_until));
             let comment = format!("COMMENT ON ROLE {} IS {}", ident(name), literal(comment));
-            vec![
-                (As::Owner, Statement::plain("making the role", create)),
-                (As::Owner, Statement::plain("marking the role", comment)),
-            ]
+            vec![(As::Owner, Statement::plain("making the role", create)), (As::Owner, Statement::plain("marking the role", comment))]
         }
         Step::AlterRole { name, login, valid_until, password } => {
             let mut sql = format!("ALTER ROLE {}", ident(name));
@@ -158,8 +153,13 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
         ],
         Step::SaveGrant(record) => save_grant(record),
         Step::RebindGrant { integration, grant_id, bundles } => vec![
-            of_grant("rebinding a grant", "UPDATE postern.access_grant SET bundles = $3 WHERE integration = $1 AND grant_id = $2", integration, grant_id)
-                .bind(bundles.clone(), Type::INT8_ARRAY),
+            of_grant(
+                "rebinding a grant",
+                "UPDATE postern.access_grant SET bundles = $3 WHERE integration = $1 AND grant_id = $2",
+                integration,
+                grant_id,
+            )
+            .bind(bundles.clone(), Type::INT8_ARRAY),
         ],
         Step::EndGrant { integration, grant_id, ending } => end_grant(integration, grant_id, *ending, by),
         Step::BarGrant { integration, grant_id } => vec![
@@ -178,9 +178,11 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
             )
             .bind(*before, Type::TIMESTAMPTZ),
         ],
-        Step::CreateRole { .. } | Step::AlterRole { .. } | Step::RevokeMembership { .. } | Step::GrantBundles { .. } | Step::GrantRoles { .. } => {
-            Vec::new()
-        }
+        Step::CreateRole { .. }
+        | Step::AlterRole { .. }
+        | Step::RevokeMembership { .. }
+        | Step::GrantBundles { .. }
+        | Step::GrantRoles { .. } => Vec::new(),
     }
 }
 

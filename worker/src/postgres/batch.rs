@@ -75,7 +75,11 @@ impl std::fmt::Debug for Statement {
 /// the statements behind it fail too, and a COMMIT behind it rolls back, so nothing was done.
 pub async fn run(client: &Client, statements: &[Statement]) -> Result<Vec<Vec<Row>>, TargetError> {
     let answers = in_order(statements.iter().map(|statement| statement.run(client)).collect()).await;
-    answers.into_iter().zip(statements).map(|(answer, statement)| answer.map_err(|source| TargetError::sql(statement.doing, source))).collect()
+    answers
+        .into_iter()
+        .zip(statements)
+        .map(|(answer, statement)| answer.map_err(|source| TargetError::sql(statement.doing, source)))
+        .collect()
 }
 
 /// Polls the futures in their order on every wake, so that their requests are sent in that order: a request is sent

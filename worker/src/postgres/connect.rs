@@ -28,19 +28,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// What was sent and is not acknowledged for this long ends the session.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What every transaction begins with. `SET LOCAL`, because a pooler in transaction mode hands the session to others
-/// afterwards, and refuses settings at its start.
-///
-/// The search path keeps objects that others made out of our statements; every timeout is far below the broker's.
-pub const SESSION_SETTINGS: &str = "\
-SET LOCAL statement_timeout = '30s'; \
-SET LOCAL lock_timeout = '10s'; \
-SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-SET LOCAL client_min_messages = warning; \
-SET LOCAL search_path = pg_catalog, pg_temp; \
-SET LOCAL standard_conforming_strings = on; \
-SET LOCAL timezone = 'UTC'";
-
 /// Connects to `database` of the integration's server. The task drives the connection and ends with it, soon after the
 /// client is dropped.
 ///
@@ -70,7 +57,7 @@ pub async fn connect(
         .ssl_mode(DriverSslMode::Require)
         .ssl_negotiation(SslNegotiation::Direct);
     let connecting = async {
-        let connector = Connector::new(integration).await.map_err(ConnectFailure::Tls)?;
+        let connector = Connector::new(integration).await.map_err(|error| ConnectFailure::Tls(Box::new(error)))?;
         any_address(integration, &config, &connector).await
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
@@ -115,7 +102,7 @@ async fn by_mode(mode: SslMode, config: &Config, connector: &Connector) -> Resul
     let Some(second) = second else { return Err(failure) };
     let worth = match &failure {
         ConnectFailure::Authentication { .. } => first == Encryption::Never || trying.was_encrypted(),
-        ConnectFailure::Tls(TlsError::Handshake(_) | TlsError::Interrupted(_)) => true,
+        ConnectFailure::Tls(error) => matches!(**error, TlsError::Handshake(_) | TlsError::Interrupted(_)),
         _ => false,
     };
     if !worth {
@@ -125,7 +112,9 @@ async fn by_mode(mode: SslMode, config: &Config, connector: &Connector) -> Resul
         Ok(connected) => Ok(connected),
         // A wrong password says more than that the other kind of connection is not served.
         Err(other) if other.sqlstate() == Some("28P01") => Err(other),
-        Err(other) if mode == SslMode::Allow && !matches!(other, ConnectFailure::Tls(_)) && failure.sqlstate() != Some("28P01") => Err(other),
+        Err(other) if mode == SslMode::Allow && !matches!(other, ConnectFailure::Tls(_)) && failure.sqlstate() != Some("28P01") => {
+            Err(other)
+        }
         Err(_) => Err(failure),
     }
 }
@@ -146,7 +135,10 @@ async fn login(config: &Config, connector: Connector) -> Result<Connected, Conne
 
 /// The kinds of I/O errors that mean that nobody answered, or stopped to.
 fn is_about_the_network(error: &io::Error) -> bool {
-    !matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other | io::ErrorKind::PermissionDenied)
+    !matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other | io::ErrorKind::PermissionDenied
+    )
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! every database that `pg_shdepend` names (as the owner it only warns and revokes nothing); `DROP ROLE` as the owner.
 //! Tried on 14 to 18, with the rights of the bootstrap.
 
+use std::collections::BTreeMap;
+
 use postern_schemas::Principal;
 use postern_schemas::result::Blocker;
 use tokio_postgres::types::Type;
@@ -63,14 +65,48 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, person: 
             Err(error) => return Err(error),
         }
     }
-    drop_last(&mut session, &name, person).await
+    match drop_last(&mut session, &name, person).await {
+        // Something is left that the connector may not take back: name it.
+        Err(error) if error.sqlstate() == Some("2BP01") => left(target, oid).await,
+        done => done,
+    }
+}
+
+/// What is still granted to the role or owned by it, by database and identity.
+async fn left(target: &Target, oid: Oid) -> Result<Vec<Blocker>, TargetError> {
+    let (session, _) = target.maintenance().await?;
+    let sql = "SELECT dbid, classid, objid, deptype::text FROM pg_catalog.pg_shdepend \
+               WHERE refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND refobjid = $1 AND deptype IN ('o', 'a', 'i', 'r') ORDER BY 1, 2, 3";
+    let rows = batch::run(session.client(), &[Statement::query("looking for what is left", sql).bind(oid, Type::OID)]).await?;
+    let mut blockers = Vec::new();
+    for (kind, what) in [("o", ""), ("a", "privileges on "), ("i", "initial privileges on "), ("r", "")] {
+        let of_kind = rows.iter().flatten().filter(|row| row.get::<_, &str>("deptype") == kind);
+        for (database, (classes, objects)) in by_database(of_kind) {
+            let described = describe(target, &session, database, classes, objects).await?;
+            blockers.extend(described.into_iter().map(|b| Blocker { object: format!("{what}{}", b.object), ..b }));
+        }
+    }
+    Ok(blockers)
+}
+
+/// Objects as class and OID, by the database they are in.
+fn by_database<'a>(rows: impl Iterator<Item = &'a tokio_postgres::Row>) -> BTreeMap<Oid, (Vec<Oid>, Vec<Oid>)> {
+    let mut by_database: BTreeMap<Oid, (Vec<Oid>, Vec<Oid>)> = BTreeMap::new();
+    for row in rows {
+        let (classes, objects) = by_database.entry(row.get("dbid")).or_default();
+        classes.push(row.get("classid"));
+        objects.push(row.get("objid"));
+    }
+    by_database
 }
 
 async fn drop_last(session: &mut super::target::Session, name: &str, person: Option<&Principal>) -> Result<Vec<Blocker>, TargetError> {
     let client = session.begin();
     let mut statements = vec![Statement::plain("beginning a transaction", BEGIN)];
     if let Some(person) = person {
-        statements.push(Statement::query("locking the person", "SELECT FROM postern.account WHERE principal = $1 FOR UPDATE").text(person.as_str()));
+        statements.push(
+            Statement::query("locking the person", "SELECT FROM postern.account WHERE principal = $1 FOR UPDATE").text(person.as_str()),
+        );
         let active = "SELECT FROM postern.access_grant WHERE principal = $1 AND ending IS NULL LIMIT 1";
         statements.push(Statement::query("looking for grants", active).text(person.as_str()));
     }
@@ -87,14 +123,9 @@ async fn drop_last(session: &mut super::target::Session, name: &str, person: Opt
     ];
     statements.extend(person.map(forget));
     statements.push(Statement::plain("committing", "COMMIT"));
-    match batch::run(client, &statements).await {
-        Ok(_) => {
-            session.ended();
-            Ok(Vec::new())
-        }
-        Err(error) if error.sqlstate() == Some("2BP01") => Ok(vec![Blocker { database: None, object: error.to_string() }]),
-        Err(error) => Err(error),
-    }
+    batch::run(client, &statements).await?;
+    session.ended();
+    Ok(Vec::new())
 }
 
 /// The account has no role any more. Its generation stays, so that it never counts down.
@@ -152,21 +183,17 @@ async fn blockers(
     let mut next = || answers.next().unwrap_or_default();
     let mut blockers: Vec<Blocker> = next()
         .iter()
-        .map(|row| Blocker { database: Some(row.get("database")), object: format!("prepared transaction {:?}", row.get::<_, String>("gid")) })
+        .map(|row| Blocker {
+            database: Some(row.get("database")),
+            object: format!("prepared transaction {:?}", row.get::<_, String>("gid")),
+        })
         .collect();
     // A connector that joins a role inside rds_iam loses its own password login.
     blockers.extend(next().iter().map(|_| Blocker { database: None, object: "membership in rds_iam".to_owned() }));
     if *owned == OwnedObjects::Drop {
         return Ok(blockers);
     }
-    let owning = next();
-    let mut by_database: std::collections::BTreeMap<Oid, (Vec<Oid>, Vec<Oid>)> = std::collections::BTreeMap::new();
-    for row in &owning {
-        let (classes, objects) = by_database.entry(row.get("dbid")).or_default();
-        classes.push(row.get("classid"));
-        objects.push(row.get("objid"));
-    }
-    for (database, (classes, objects)) in by_database {
+    for (database, (classes, objects)) in by_database(next().iter()) {
         blockers.extend(describe(target, session, database, classes, objects).await?);
     }
     Ok(blockers)

@@ -11,8 +11,8 @@ use postern_schemas::permission::Permission;
 use postern_schemas::{EventKey, GrantId, IntegrationId, Principal, Verb};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio_postgres::types::Type;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use crate::access::state::{Observed, roles_of, scopes_of};
 use crate::postgres::TargetError;
@@ -153,11 +153,7 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
 
     vec![
         Statement::plain("locking the integration", format!("{BEGIN}; LOCK TABLE postern.watermark IN ROW SHARE MODE")),
-        if maintenance {
-            Statement::query("no event", "SELECT 1 WHERE false")
-        } else {
-            events::lock(question)
-        },
+        if maintenance { Statement::query("no event", "SELECT 1 WHERE false") } else { events::lock(question) },
         // A no-op update, so that the row is locked and its latest state returned whether or not it was there.
         Statement::query(
             "locking the grant_id",
@@ -168,7 +164,9 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
         .bind(digest.clone(), Type::BYTEA),
         of_person(
             "making the person's row",
-            format!("INSERT INTO postern.account (principal) SELECT p FROM (SELECT {PERSON}) AS t (p) WHERE p IS NOT NULL ON CONFLICT DO NOTHING"),
+            format!(
+                "INSERT INTO postern.account (principal) SELECT p FROM (SELECT {PERSON}) AS t (p) WHERE p IS NOT NULL ON CONFLICT DO NOTHING"
+            ),
         ),
         of_person(
             "locking the person",
@@ -262,7 +260,8 @@ fn asked_keys(permissions: &[Permission]) -> serde_json::Value {
 }
 
 fn role_facts(ledger: &Ledger) -> String {
-    let can_hand_on = if ledger.has_membership_options() { "pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION')" } else { "true" };
+    let can_hand_on =
+        if ledger.has_membership_options() { "pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION')" } else { "true" };
     format!(
         "WITH RECURSIVE named AS ( \
            SELECT unnest($4) AS name \
@@ -280,4 +279,3 @@ fn role_facts(ledger: &Ledger) -> String {
          FROM chain c JOIN pg_roles root ON root.oid = c.root JOIN pg_roles r ON r.oid = c.oid ORDER BY 1, c.oid <> c.root, 3"
     )
 }
-

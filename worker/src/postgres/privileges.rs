@@ -144,7 +144,11 @@ pub async fn make_exact(client: &Client, ledger: &Ledger, key: &BundleKey, role:
     }
     for ((class, name), privileges) in withheld {
         difference.unusable |= class == "DATABASE" && privileges.contains(&"CONNECT") || key.table.is_some() && class != "SEQUENCE";
-        difference.withheld.push(format!("{} on {} {name}: the connector has no grant option", privileges.join(", "), class.to_lowercase()));
+        difference.withheld.push(format!(
+            "{} on {} {name}: the connector has no grant option",
+            privileges.join(", "),
+            class.to_lowercase()
+        ));
     }
     let mut statements = change("taking privileges back", "REVOKE", "FROM", take, role);
     statements.extend(change("giving privileges", "GRANT", "TO", give, role));

@@ -95,14 +95,18 @@ pub async fn prune(client: &Client, keep: SignedDuration) -> Result<u64, TargetE
         .bind(keep.as_secs_f64(), Type::FLOAT8),
         Statement::query(
             "pruning events",
-            format!("WITH gone AS (DELETE FROM postern.event WHERE phase = 'done' AND settled_at <= {horizon} AND asked_at <= {horizon} RETURNING 1) SELECT count(*) FROM gone"),
+            format!(
+                "WITH gone AS (DELETE FROM postern.event WHERE phase = 'done' AND settled_at <= {horizon} AND asked_at <= {horizon} RETURNING 1) SELECT count(*) FROM gone"
+            ),
         ),
         Statement::query(
             "pruning grants",
-            format!("WITH gone AS (DELETE FROM postern.access_grant WHERE ended_at <= {horizon} AND asked_at <= {horizon} RETURNING integration, grant_id), \
+            format!(
+                "WITH gone AS (DELETE FROM postern.access_grant WHERE ended_at <= {horizon} AND asked_at <= {horizon} RETURNING integration, grant_id), \
                      bare AS (UPDATE postern.grant_key k SET principal = NULL FROM gone \
                               WHERE k.integration = gone.integration AND k.digest = sha256(convert_to(gone.grant_id, 'UTF8')) RETURNING 1) \
-                     SELECT count(*) FROM gone"),
+                     SELECT count(*) FROM gone"
+            ),
         ),
         Statement::plain(
             "pruning accounts",

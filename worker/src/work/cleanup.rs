@@ -231,7 +231,8 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
 }
 
 fn owned(blocked: &[Blocker]) -> Reason {
-    let message = format!("{} objects keep accounts from being dropped; they stay without access (owned_objects says what to do)", blocked.len());
+    let message =
+        format!("{} objects keep accounts from being dropped; they stay without access (owned_objects says what to do)", blocked.len());
     Reason::new(Code::ObjectsOwned, message)
 }
 

@@ -56,7 +56,13 @@ impl Drawn {
     }
 
     /// Seals name, password and URI to the recipient, as an ASCII-armored age file.
-    pub fn seal(&self, recipient: &Recipient, integration: &Integration, username: &str, database: &Identifier) -> Result<String, CredentialError> {
+    pub fn seal(
+        &self,
+        recipient: &Recipient,
+        integration: &Integration,
+        username: &str,
+        database: &Identifier,
+    ) -> Result<String, CredentialError> {
         let body = json!({
             "username": username,
             "password": self.password.expose_secret(),

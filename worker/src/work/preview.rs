@@ -43,12 +43,20 @@ pub async fn preview(event: &Event, target: &Target, rules: &Rules) -> Result<Ve
             Ok(lines)
         }
         Request::Cleanup(_) => policy(&session, target, event).await,
-        Request::Rotate(Rotate::Policy(_)) => Ok(vec!["-- passwords older than credential_rotation_days are marked in the ledger".to_owned()]),
+        Request::Rotate(Rotate::Policy(_)) => {
+            Ok(vec!["-- passwords older than credential_rotation_days are marked in the ledger".to_owned()])
+        }
         _ => of_single(&mut session, &ledger, event, target, rules).await,
     }
 }
 
-async fn of_single(session: &mut Session, ledger: &Ledger, event: &Event, target: &Target, rules: &Rules) -> Result<Vec<String>, TargetError> {
+async fn of_single(
+    session: &mut Session,
+    ledger: &Ledger,
+    event: &Event,
+    target: &Target,
+    rules: &Rules,
+) -> Result<Vec<String>, TargetError> {
     let task = task(event, target);
     let probes = Probes::ask(target, task.permissions()).await?;
     let found = observe(session.begin(), ledger, &task.question(), &probes).await?;
@@ -56,7 +64,9 @@ async fn of_single(session: &mut Session, ledger: &Ledger, event: &Event, target
     session.ended();
     let mut seen = match found {
         Found::New(seen) => seen,
-        Found::Known(row) => return Ok(vec![format!("-- this event was carried out before (phase {}): nothing to do", row.phase.as_str())]),
+        Found::Known(row) => {
+            return Ok(vec![format!("-- this event was carried out before (phase {}): nothing to do", row.phase.as_str())]);
+        }
     };
     let mut lines = Vec::new();
     loop {

@@ -56,10 +56,25 @@ pub(super) fn task<'a>(event: &'a Event, target: &'a Target) -> Task<'a> {
 }
 
 /// Ends a grant whose time is up, if the ledger agrees.
-pub async fn expire(integration: &IntegrationId, grant_id: &GrantId, revision: i32, target: &Target, rules: &Rules) -> Result<Settled, Stop> {
+pub async fn expire(
+    integration: &IntegrationId,
+    grant_id: &GrantId,
+    revision: i32,
+    target: &Target,
+    rules: &Rules,
+) -> Result<Settled, Stop> {
     let key = expiry_key(integration, grant_id, revision);
     let expiry = Some((grant_id, revision));
-    let task = Task { target, key, digest: [0; 32], asked_at: Timestamp::UNIX_EPOCH, verb: Verb::Revoke, event: None, expiry, role_name: String::new() };
+    let task = Task {
+        target,
+        key,
+        digest: [0; 32],
+        asked_at: Timestamp::UNIX_EPOCH,
+        verb: Verb::Revoke,
+        event: None,
+        expiry,
+        role_name: String::new(),
+    };
     task.run(rules).await
 }
 

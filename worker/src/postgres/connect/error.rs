@@ -14,11 +14,11 @@ use crate::postgres::tls::{CleartextRefused, TlsError};
 #[error("cannot connect to {address}, database {database}, as {user}: {failure}")]
 pub struct ConnectError {
     /// `host:port`.
-    pub address: String,
+    pub address: Box<str>,
     /// The database.
-    pub database: String,
+    pub database: Box<str>,
     /// The role.
-    pub user: String,
+    pub user: Box<str>,
     /// Why.
     pub failure: ConnectFailure,
 }
@@ -43,7 +43,7 @@ pub enum ConnectFailure {
     /// The server asks for the password in clear text.
     Cleartext(CleartextRefused),
     /// The connection is not encrypted as it should be.
-    Tls(TlsError),
+    Tls(Box<TlsError>),
     /// There is no such database.
     NoDatabase,
     /// The server is a replica.
@@ -64,14 +64,14 @@ pub enum ConnectFailure {
 
 impl ConnectError {
     pub(super) fn new(address: String, database: &str, user: &str, failure: ConnectFailure) -> Self {
-        Self { address, database: database.to_owned(), user: user.to_owned(), failure }
+        Self { address: address.into(), database: database.into(), user: user.into(), failure }
     }
 
     /// Whether the server cannot be had now but may later, without anybody changing credential or configuration.
     pub fn is_unreachable(&self) -> bool {
         match &self.failure {
             ConnectFailure::Unreachable { .. } => true,
-            ConnectFailure::Tls(error) => matches!(error, TlsError::Broken(_) | TlsError::Interrupted(_)),
+            ConnectFailure::Tls(error) => matches!(**error, TlsError::Broken(_) | TlsError::Interrupted(_)),
             _ => false,
         }
     }
@@ -129,7 +129,7 @@ impl ConnectFailure {
         }
         let what = error.source().map_or_else(|| error.to_string(), |source| spoken(&source.to_string()));
         match error.into_source().map(<dyn std::error::Error + Send + Sync>::downcast::<TlsError>) {
-            Some(Ok(tls)) => Self::Tls(*tls),
+            Some(Ok(tls)) => Self::Tls(tls),
             _ => Self::Refused { what: format!("the login failed: {what}"), sqlstate: None },
         }
     }
@@ -151,7 +151,11 @@ impl ConnectFailure {
 
     /// Whether no server answered, so that another of the host's addresses may.
     pub(super) fn is_no_answer(&self) -> bool {
-        matches!(self, Self::Unreachable { sqlstate: None, .. } | Self::Tls(TlsError::Broken(_)))
+        match self {
+            Self::Unreachable { sqlstate, .. } => sqlstate.is_none(),
+            Self::Tls(error) => matches!(**error, TlsError::Broken(_)),
+            _ => false,
+        }
     }
 
     pub(super) fn sqlstate(&self) -> Option<&str> {
