@@ -40,6 +40,16 @@ pg_bin() {
   return 1
 }
 
+# Whether the system's packages of the servers are there, PostgreSQL in any version that is supported.
+have_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v epmd >/dev/null; }
+have_postgres() {
+  local major
+  for major in "${PG_MAJORS[@]}"; do
+    ! pg_bin "$major" >/dev/null || return 0
+  done
+  return 1
+}
+
 # as_root COMMAND…
 as_root() {
   if [ "$(id -u)" = 0 ]; then

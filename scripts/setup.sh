@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make demo` or `make test` needs on Debian 12 or newer, or Ubuntu. Quick when all is there.
-#   setup.sh demo    RabbitMQ, PostgreSQL, a C compiler
+#   setup.sh build   a C compiler
+#   setup.sh demo    the same, RabbitMQ and PostgreSQL
 #   setup.sh test    the same, and PostgreSQL 14 to 18
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -9,8 +10,8 @@ cd "$(dirname "$0")"
 
 mode=${1:-}
 case $mode in
-  demo | test) ;;
-  *) fail "usage: setup.sh demo|test" ;;
+  build | demo | test) ;;
+  *) fail "usage: setup.sh build|demo|test" ;;
 esac
 
 POLICY=/usr/sbin/policy-rc.d
@@ -55,9 +56,10 @@ need() { # need PACKAGE… when the test that precedes it failed
 command -v cc >/dev/null || need gcc
 [ -e /usr/include/stdio.h ] || need libc6-dev
 command -v make >/dev/null || need make
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || need rabbitmq-server
-command -v epmd >/dev/null || need erlang-base
-compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
+if [ "$mode" != build ]; then
+  have_rabbitmq || need rabbitmq-server
+  have_postgres || need postgresql
+fi
 fetch=()
 if [ "$mode" = test ]; then
   # 15 counts as present when `postgresql` is about to bring it (Debian 12).
@@ -107,6 +109,14 @@ for major in "${fetch[@]}"; do
   fetch_postgres "$major"
 done
 
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] ||
-  fail "rabbitmq-server is installed but /usr/lib/rabbitmq/bin/rabbitmq-server is missing" "reinstall the package"
+command -v cargo >/dev/null || fail "there is no Rust toolchain" "see https://rustup.rs, or put cargo into PATH"
+if [ "$mode" != build ]; then
+  have_rabbitmq || fail "rabbitmq-server is installed but not in /usr/lib/rabbitmq/bin" "reinstall the package"
+  for library in /usr/lib/rabbitmq/lib/rabbitmq_server-*; do
+    version=${library##*-}
+  done
+  # Quorum queues have message TTL and at-least-once dead-lettering from 3.10 on.
+  [ "$(printf '%s\n' 3.10 "$version" | sort -V | head -n 1)" = 3.10 ] ||
+    fail "RabbitMQ $version is too old; it has to be 3.10 or newer" "use Debian 12, Ubuntu 24.04 or newer, or packages of rabbitmq.com"
+fi
 say "set up: everything for 'make $mode' is there"

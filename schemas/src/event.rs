@@ -139,7 +139,7 @@ impl Event {
             problems.add("data.expires_at", "is not after the event's time; expected a moment in the future");
         }
         let digest = id::digest(&kind, time, value.get("data").unwrap_or(&Value::Null));
-        Some(Ok(Self { id: id?, source: source?, time, subject, traceparent, request, digest }))
+        Some(Ok(Self { id: id?, source: source?, time: to_microseconds(time), subject, traceparent, request, digest }))
     }
 
     /// The idempotency key.
@@ -150,6 +150,12 @@ impl Event {
             id: self.id.as_str().to_owned(),
         }
     }
+}
+
+/// PostgreSQL keeps microseconds. What it would round is cut off here, so that a moment from an event and the same one
+/// from the ledger compare as equal.
+pub(crate) fn to_microseconds(moment: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(moment.as_microsecond()).unwrap_or(moment)
 }
 
 impl Readable {

@@ -160,7 +160,7 @@ impl Grant {
             Some(n) if n > MAX_PERMISSIONS => data.problem("permissions", format!("has {n} entries; expected at most {MAX_PERMISSIONS}")),
             _ => {}
         }
-        let expires_at = data.text("expires_at");
+        let expires_at = data.text("expires_at").map(crate::event::to_microseconds);
         let credential = data.object("credential").map_or(Some(Deliver::None), Deliver::read);
         let justification = data.text("justification");
         let requested_by = data.text("requested_by");

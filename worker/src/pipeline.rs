@@ -27,7 +27,7 @@ use crate::work::{self, Settled, Stop, single};
 /// itself published the message, and believed only if the ledger agrees.
 const EXPIRY: &str = "postern-expiry";
 /// No event may take longer: far below the broker's consumer timeout of 30 minutes.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// Everything that one event needs, shared by all.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Pipeline {
 
     async fn run(&self, delivery: &Delivery) -> Conclusion {
         if delivery.headers.get_str(EXPIRY).is_some() {
-            return self.run_expiry(delivery).await;
+            return Box::pin(self.run_expiry(delivery)).await;
         }
         let event = match Event::decode(&delivery.body) {
             Ok(event) => event,
@@ -84,7 +84,7 @@ impl Pipeline {
         if let Some(pause) = target.pause() {
             return retry::closed(delivery, pause);
         }
-        match self.timed(target, work::carry_out(&event, target, rules)).await {
+        match self.timed(target, Box::pin(work::carry_out(&event, target, rules))).await {
             Ok(settled) => self.report(delivery, settled),
             Err(Stop::Conflict) => {
                 let message = "this id was used before with another type, time or data; use a new id".to_owned();
@@ -104,12 +104,12 @@ impl Pipeline {
         let Some((target, rules)) = self.targets.get(&integration) else {
             // The integration is not configured (any more): without its secret there is nothing to be done here.
             tracing::warn!(%integration, %grant_id, "an expiry of an integration that is not configured here");
-            return Conclusion::of(retry::later(delivery, Duration::from_secs(300)));
+            return Conclusion::of(retry::later(delivery, Duration::from_mins(5)));
         };
         if let Some(pause) = target.pause() {
             return retry::closed(delivery, pause);
         }
-        match self.timed(target, single::expire(&integration, &grant_id, revision, target, rules)).await {
+        match self.timed(target, Box::pin(single::expire(&integration, &grant_id, revision, target, rules))).await {
             Ok(settled) => self.report(delivery, settled),
             Err(Stop::Moot) => Conclusion::of(End::Ack),
             Err(Stop::NotYet(due)) => Conclusion::of(End::Wait { line: Line::Expiry, due, headers: Vec::new() }),

@@ -28,7 +28,7 @@ const FAILED: &str = "postern-failed";
 pub const FORGET: [&str; 4] = [ATTEMPTS, WAITS, RECEIVED, FAILED];
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Whose trouble it is.
@@ -185,7 +185,7 @@ mod tests {
             listen: ([127, 0, 0, 1], 0).into(),
             shutdown_grace: Duration::from_secs(1),
             max_attempts: 3,
-            max_event_age: Duration::from_secs(3600),
+            max_event_age: Duration::from_hours(1),
             unknown_grace: Duration::ZERO,
         }
     }

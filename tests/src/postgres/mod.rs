@@ -22,9 +22,9 @@ pub const SAMPLE_DATABASE: &str = "orders";
 pub const ADMIN: &str = "server_admin";
 
 const ADMIN_PASSWORD: &str = "admin";
-/// What the operator changes `change-me` to. Unlike that, it is found only where it leaked to.
+/// What the operator types at `\\password`. It is found only where it leaked to.
 const CONNECTOR_PASSWORD: &str = "gatekeeper-7f3a9c51d2";
-const DATABASE: &str = include_str!("../../fixtures/bootstrap/database.sql");
+const DATABASE: &str = include_str!("../../../deploy/bootstrap/database.sql");
 
 /// A running cluster.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Postgres {
         self.admin("postgres").await?.batch_execute(&format!("CREATE DATABASE \"{name_quoted}\"")).await?;
         let admin = self.admin(name).await?;
         admin.batch_execute(setup).await.with_context(|| format!("setting up {name}"))?;
-        admin.batch_execute(&database_sql(self.version.platform())).await.context("database.sql")
+        admin.batch_execute(&database_sql(self.version.platform().admin_role())).await.context("database.sql")
     }
 
     /// Makes a role that a policy may hand out: the connector gets it with ADMIN OPTION, which it needs from 16 on.
@@ -126,7 +126,7 @@ async fn as_admin(port: u16, database: &str) -> Result<Client> {
     server::connect(&tcp(port, ADMIN, ADMIN_PASSWORD, database)).await.with_context(|| format!("{ADMIN} in {database}"))
 }
 
-/// `database.sql` for a server without `psql`, whose variable `:'admin'` it uses.
-fn database_sql(platform: Platform) -> String {
-    DATABASE.replace(":'admin'", &format!("'{}'", platform.admin_role()))
+/// `deploy/bootstrap/database.sql` for a server without `psql`, whose variable `:'admin'` it uses.
+pub fn database_sql(admin_role: &str) -> String {
+    DATABASE.replace(":'admin'", &format!("'{admin_role}'"))
 }

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail};
 
 use super::server::{self, SUPERUSER, Server};
 use super::version::{self, Platform, Version};
-use super::{ADMIN, CONNECTOR_PASSWORD, SAMPLE_DATABASE, as_admin, database_sql};
+use super::{ADMIN, CONNECTOR, CONNECTOR_PASSWORD, SAMPLE_DATABASE, as_admin, database_sql};
 use crate::process::Signal;
 
 const PLATFORM_AZURE: &str = include_str!("../../fixtures/bootstrap/platform-azure.sql");
 const PLATFORM_RDS: &str = include_str!("../../fixtures/bootstrap/platform-rds.sql");
-const CONNECTOR_AZURE: &str = include_str!("../../fixtures/bootstrap/connector-azure.sql");
-const CONNECTOR_RDS: &str = include_str!("../../fixtures/bootstrap/connector-rds.sql");
+const CONNECTOR_AZURE: &str = include_str!("../../../deploy/bootstrap/connector-azure.sql");
+const CONNECTOR_RDS: &str = include_str!("../../../deploy/bootstrap/connector-rds.sql");
 const SAMPLE: &str = include_str!("../../fixtures/sample.sql");
 
 /// Small, quick, and telling everything: `log_statement = all` shows in the log whatever secret was sent in a statement.
@@ -50,7 +50,7 @@ pub(super) async fn directory(version: Version) -> Result<PathBuf> {
 fn fingerprint(version: Version) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     version.full()?.hash(&mut hasher);
-    (SETTINGS, SAMPLE, CONNECTOR_PASSWORD, database_sql(version.platform())).hash(&mut hasher);
+    (SETTINGS, SAMPLE, CONNECTOR_PASSWORD, database_sql(version.platform().admin_role())).hash(&mut hasher);
     scripts(version.platform()).hash(&mut hasher);
     Ok(hasher.finish())
 }
@@ -85,13 +85,13 @@ async fn make(version: Version, template: &Path) -> Result<()> {
 
     server.start().await?;
     let (platform, connector) = scripts(version.platform());
-    let database = database_sql(version.platform());
+    let database = database_sql(version.platform().admin_role());
     let superuser = server.superuser("postgres").await?;
     // Statement by statement: CREATE DATABASE may not share a transaction with others.
     for statement in platform.split_inclusive(";\n") {
         superuser.batch_execute(statement).await.with_context(|| statement.to_owned())?;
     }
-    let connector = connector.replace("change-me", CONNECTOR_PASSWORD);
+    let connector = format!("{connector}; ALTER ROLE {CONNECTOR} PASSWORD '{CONNECTOR_PASSWORD}'");
     as_admin(server.port, "postgres").await?.batch_execute(&connector).await.context("connector")?;
     superuser.batch_execute(&database).await.context("database.sql in postgres")?;
     server.superuser("template1").await?.batch_execute(&database).await.context("database.sql in template1")?;

@@ -82,7 +82,7 @@ async fn through(mut rabbit: Rabbit, restart_postgres: bool) -> Result<()> {
         rabbit.restart().await?;
         // The collector's queue went with its connection, and with it results that were published in between: what the
         // ledger holds is asked for again below.
-        stage.audit = postern_tests::audit::Audit::start(&rabbit.amqp_url(), &stage.broker.name("").trim_end_matches('.')).await?;
+        stage.audit = postern_tests::audit::Audit::start(&rabbit.amqp_url(), stage.broker.name("").trim_end_matches('.')).await?;
         settled(&stage, events.len()).await?;
         stage.broker.publish_all(&events).await?;
     }

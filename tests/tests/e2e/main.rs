@@ -2,12 +2,14 @@
 //! RabbitMQ; `make test` runs them all against every version.
 
 mod bad_input;
+mod cli;
 mod faults;
 mod grants;
 mod harness;
 mod idempotence;
 mod races;
 mod revokes;
+mod servers;
 mod time;
 
 use anyhow::{Result, ensure};

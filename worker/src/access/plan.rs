@@ -9,6 +9,7 @@ use crate::access::state::{BundleKey, Ending};
 
 /// What a verb decided after looking at what was observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, and nearly every one is a plan")]
 pub enum Decision {
     /// Carry this out, in the transaction of the observation.
     Do(Plan),

@@ -88,7 +88,8 @@ impl Rules {
         self.check_delivery(&grant.credential)
     }
 
-    fn allows_database(&self, name: &Identifier) -> bool {
+    /// Whether a database is open to grants at all.
+    pub fn allows_database(&self, name: &Identifier) -> bool {
         match &self.databases {
             Some(listed) => listed.contains(name),
             None => !PLATFORM_DATABASES.contains(&name.as_str()) && !matches!(name.as_str(), "template0" | "template1"),

@@ -1,1 +1,189 @@
+//! Properties of the pure rules, over any events in any order.
 
+use proptest::prelude::*;
+
+use super::plan::Decision;
+use super::state::Role;
+use super::world::{Ask, FORBIDDEN_ROLE, World, at, mentions};
+
+const NOW: i64 = 1000;
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let what = prop::collection::vec(0_u8..5, 1..4);
+    let grant = (0_u8..3, 1_i32..4, NOW - 100..NOW, prop::option::of(NOW - 50..NOW + 100), what, any::<bool>()).prop_map(
+        |(id, revision, asked, expires, what, age)| {
+            // Two events of one revision are one grant twice: that is what a revision means.
+            let what = what.into_iter().map(|w| (w + u8::try_from(revision).unwrap_or(0)) % 5).collect();
+            Ask::Grant { id, revision, asked, expires, what, age }
+        },
+    );
+    prop_oneof![
+        4 => grant,
+        1 => (0_u8..3).prop_map(|id| Ask::RevokeGrant { id }),
+        1 => (NOW - 100..NOW + 5000).prop_map(|until| Ask::RevokePerson { until }),
+        1 => (0_u8..3, 1_i32..4).prop_map(|(id, revision)| Ask::Expiry { id, revision }),
+        1 => (NOW - 100..NOW).prop_map(|asked| Ask::Rotate { asked }),
+    ]
+}
+
+/// Events whose every revision is one body: as a producer sends them.
+fn history() -> impl Strategy<Value = Vec<Ask>> {
+    prop::collection::vec(ask(), 1..12).prop_map(|asks| {
+        let mut seen = std::collections::BTreeSet::new();
+        asks.into_iter()
+            .filter(|ask| match ask {
+                Ask::Grant { id, revision, .. } => seen.insert((*id, *revision)),
+                _ => true,
+            })
+            .collect()
+    })
+}
+
+/// Every permutation, by Heap's algorithm.
+fn permutations(items: &[Ask]) -> Vec<Vec<Ask>> {
+    fn heap(k: usize, items: &mut Vec<Ask>, out: &mut Vec<Vec<Ask>>) {
+        if k <= 1 {
+            out.push(items.clone());
+            return;
+        }
+        for i in 0..k {
+            heap(k - 1, items, out);
+            let j = if k.is_multiple_of(2) { i } else { 0 };
+            items.swap(j, k - 1);
+        }
+    }
+    let mut out = Vec::new();
+    heap(items.len(), &mut items.to_vec(), &mut out);
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    /// Applying an event twice is applying it once: the second plan takes and gives nothing.
+    #[test]
+    fn twice_is_once(asks in history()) {
+        let mut world = World::new(NOW);
+        for ask in &asks {
+            world.carry_out(ask);
+            let before = world.clone();
+            if let Some(again) = world.carry_out(ask) {
+                let rotation = matches!(ask, Ask::Rotate { .. });
+                prop_assert!(rotation || !again.end_sessions, "{ask:?} ended sessions twice");
+            }
+            prop_assert_eq!(before.visible(), world.visible());
+        }
+    }
+
+    /// The catalog is what the active grants call for, after every event.
+    #[test]
+    fn the_catalog_is_what_the_ledger_says(asks in history()) {
+        let mut world = World::new(NOW);
+        for ask in &asks {
+            world.carry_out(ask);
+            // Those that are over but not yet ended by their expiry give nothing.
+            let mut in_force = world.clone();
+            in_force.active.retain(|_, row| !row.is_over(world.now));
+            prop_assert!(world.member_of.is_subset(&world.called_for()));
+            prop_assert!(in_force.called_for().is_subset(&world.member_of), "{:?}", world);
+            prop_assert_eq!(world.role.as_ref().is_some_and(|r| r.can_login), !in_force.active.is_empty());
+        }
+    }
+
+    /// A forbidden role is in no plan and was never granted, whatever event and policy say.
+    #[test]
+    fn no_plan_mentions_a_forbidden_role(asks in history()) {
+        let mut world = World::new(NOW);
+        for ask in &asks {
+            if let Some(plan) = world.carry_out(ask) {
+                prop_assert!(!mentions(&plan, FORBIDDEN_ROLE), "{plan:?}");
+            }
+        }
+        prop_assert!(!world.ever_granted.contains(FORBIDDEN_ROLE));
+    }
+
+    /// A role that ledger and comment do not both claim is in no plan.
+    #[test]
+    fn what_is_not_ours_is_not_touched(asks in history(), claimed in any::<bool>(), marked in any::<bool>()) {
+        prop_assume!(!(claimed && marked));
+        let mut world = World::new(NOW);
+        let comment = marked.then(|| super::state::role_comment(uuid::Uuid::nil(), "jane"));
+        let oid = if claimed { 42 } else { 43 };
+        world.role = Some(Role { oid, name: "jane".to_owned(), comment, can_login: true, valid_until: None });
+        world.account.role_oid = Some(42);
+        world.member_of.insert("hers".to_owned());
+        let (role, member_of) = (world.role.clone(), world.member_of.clone());
+        for ask in &asks {
+            world.carry_out(ask);
+        }
+        prop_assert_eq!(role, world.role);
+        prop_assert_eq!(member_of, world.member_of);
+    }
+
+    /// What somebody took away by hand stays away until a grant event for that person.
+    #[test]
+    fn repair_only_removes(asks in history(), more in history()) {
+        let mut world = World::new(NOW);
+        for ask in &asks { world.carry_out(ask); }
+        world.member_of.clear();
+        if let Some(role) = &mut world.role { role.can_login = false; }
+        for ask in more.iter().filter(|ask| !matches!(ask, Ask::Grant { .. })) {
+            world.carry_out(ask);
+        }
+        prop_assert!(world.member_of.is_empty());
+        prop_assert!(world.role.is_none_or(|role| !role.can_login));
+    }
+}
+
+/// Every order of {revision 1, wide revoke, revision 2, revoke by id, expiry, duplicate} ends equal, for every order in
+/// which revisions and revoke were asked, and whether or not the revoke by id is among them.
+#[test]
+fn every_order_of_arrival_ends_equal() {
+    let grant = |revision: i32, asked: i64, expires: Option<i64>| Ask::Grant {
+        id: 0,
+        revision,
+        asked,
+        expires,
+        what: if revision == 1 { vec![0, 3] } else { vec![1] },
+        age: true,
+    };
+    for (first, wide, second) in [(1, 2, 3), (1, 3, 2), (2, 1, 3), (3, 1, 2), (2, 3, 1), (3, 2, 1), (1, 1, 2), (1, 2, 2)] {
+        for expires in [None, Some(NOW - 1)] {
+            for by_id in [false, true] {
+                let one = grant(1, NOW - 10 + first, expires);
+                let mut asks = vec![
+                    one.clone(),
+                    Ask::RevokePerson { until: NOW - 10 + wide },
+                    grant(2, NOW - 10 + second, None),
+                    Ask::Expiry { id: 0, revision: 1 },
+                    one,
+                ];
+                if by_id {
+                    asks.push(Ask::RevokeGrant { id: 0 });
+                }
+                let ends = permutations(&asks).into_iter().map(|order| {
+                    let mut world = World::new(NOW);
+                    for ask in &order {
+                        world.carry_out(ask);
+                    }
+                    (world.visible(), order)
+                });
+                let mut ends = ends.collect::<Vec<_>>();
+                let Some((expected, _)) = ends.pop() else { panic!("no order") };
+                for (met, order) in ends {
+                    assert_eq!(met, expected, "asked {first}/{wide}/{second}, arrived as {order:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_early_expiry_waits_and_a_moot_one_says_nothing() {
+    let mut world = World::new(NOW);
+    world.carry_out(&Ask::Grant { id: 0, revision: 1, asked: NOW - 1, expires: Some(NOW + 5), what: vec![0], age: false });
+    assert_eq!(world.decide(&Ask::Expiry { id: 0, revision: 1 }), Decision::NotYet(at(NOW + 5)));
+    assert_eq!(world.decide(&Ask::Expiry { id: 0, revision: 2 }), Decision::Moot);
+    world.now = at(NOW + 5);
+    assert!(matches!(world.decide(&Ask::Expiry { id: 0, revision: 1 }), Decision::Do(plan) if plan.end_sessions));
+}

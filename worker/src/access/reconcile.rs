@@ -140,7 +140,7 @@ fn note_drift(seen: &Observed, role: Option<&Role>, expected: &Wanted, plan: &mu
     {
         plan.drift.push(Change::new("role_renamed", format!("{known} is now {}", role.name)));
     }
-    let opens = seen.active.iter().next().is_some();
+    let opens = !seen.active.is_empty();
     if role.can_login && !opens {
         plan.drift.push(Change::new("login_enabled", &role.name));
     }

@@ -25,7 +25,7 @@ pub struct Args {
 pub async fn run(config: &Config, args: &Args) -> Result<u8, CliError> {
     let body = read(&args.event)?;
     let result = match decode(&body) {
-        Ok(event) => carry_out(config, &event, &body).await?,
+        Ok(event) => Box::pin(carry_out(config, &event, &body)).await?,
         Err(rejected) => *rejected,
     };
     let receipt = Receipt { attempt: 1, received_at: Timestamp::now(), worker: "postern apply".to_owned() };
@@ -38,7 +38,7 @@ pub async fn run(config: &Config, args: &Args) -> Result<u8, CliError> {
 
 async fn carry_out(config: &Config, event: &Event, body: &[u8]) -> Result<postern_schemas::result::AuditEvent, CliError> {
     let (target, rules) = target(config, event)?;
-    match work::carry_out(event, &target, &rules).await {
+    match Box::pin(work::carry_out(event, &target, &rules)).await {
         Ok(settled) => Ok(settled.result),
         Err(Stop::Conflict) => {
             let reason = Reason::new(Code::IdConflict, "this id was used before with another type, time or data; use a new id");
@@ -92,10 +92,6 @@ fn readable(event: &Event) -> Readable {
 
 /// The event's target and its rules.
 pub fn target(config: &Config, event: &Event) -> Result<(Target, Rules), CliError> {
-    let id = event.request.integration();
-    let Some(integration) = config.integrations.get(id) else {
-        let known: Vec<_> = config.integrations.keys().map(ToString::to_string).collect();
-        return Err(CliError::Failed(format!("integration {:?} is not configured; known: {}", id.as_str(), known.join(", "))));
-    };
+    let integration = super::integration(config, event.request.integration())?;
     Ok((Target::new(Arc::clone(integration)), work::rules(integration, config)))
 }

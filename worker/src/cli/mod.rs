@@ -1,16 +1,26 @@
 //! The command line: one file a command.
 
 pub mod apply;
+pub mod check;
+pub mod dead;
+pub mod duration;
+pub mod ledger;
 pub mod output;
+pub mod permission;
 pub mod plan;
 pub mod run;
+pub mod schema;
+pub mod send;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use postern_schemas::IntegrationId;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Integration};
 
 /// The process did what was asked.
 pub const DONE: u8 = 0;
@@ -25,7 +35,7 @@ pub const CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "postern", version, about, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The configuration file; default: POSTERN_CONFIG, or postern.toml.
+    /// The configuration file; default: `POSTERN_CONFIG`, or postern.toml.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -40,6 +50,18 @@ enum Command {
     Plan(plan::Args),
     /// Run one event without a broker and print its result.
     Apply(apply::Args),
+    /// Publish an event and, with --wait, print its result.
+    Send(Box<send::Args>),
+    /// Follow audit results, one line each, until Ctrl-C.
+    Watch(watch::Args),
+    /// Print who holds what now, and since when.
+    Ledger(ledger::Args),
+    /// Look at broker, secrets and servers, changing nothing; print what is missing and what mends it.
+    Check(check::Args),
+    /// List, show, replay or drop the events that were given up.
+    Dead(dead::Args),
+    /// Print the JSON Schema of an event or of the results.
+    Schema(schema::Args),
 }
 
 /// Why a command ended early.
@@ -74,22 +96,7 @@ impl CliError {
 impl Cli {
     /// Runs the command and turns its outcome into an exit code.
     pub async fn run(self) -> ExitCode {
-        let config = || Config::load(self.config.as_deref(), &|name| std::env::var(name).ok()).map_err(CliError::from);
-        let done = match self.command {
-            Command::Run => match config() {
-                Ok(config) => run::run(config).await,
-                Err(error) => Err(error),
-            },
-            Command::Plan(args) => match config() {
-                Ok(config) => plan::run(&config, &args).await,
-                Err(error) => Err(error),
-            },
-            Command::Apply(args) => match config() {
-                Ok(config) => apply::run(&config, &args).await,
-                Err(error) => Err(error),
-            },
-        };
-        match done {
+        match Box::pin(self.dispatch()).await {
             Ok(code) => ExitCode::from(code),
             Err(error) => {
                 output::error(&error);
@@ -97,6 +104,30 @@ impl Cli {
             }
         }
     }
+
+    async fn dispatch(self) -> Result<u8, CliError> {
+        // Read when it is needed: some commands go without.
+        let config = || Config::load(self.config.as_deref(), &|name| std::env::var(name).ok()).map_err(CliError::from);
+        match self.command {
+            Command::Run => run::run(config()?).await,
+            Command::Plan(args) => plan::run(&config()?, &args).await,
+            Command::Apply(args) => Box::pin(apply::run(&config()?, &args)).await,
+            Command::Send(args) => send::run(config, &args).await,
+            Command::Watch(args) => watch::run(&config()?, &args).await,
+            Command::Ledger(args) => ledger::run(&config()?, &args).await,
+            Command::Check(args) => check::run(&config()?, &args).await,
+            Command::Dead(args) => dead::run(&config()?, args).await,
+            Command::Schema(args) => schema::run(&args),
+        }
+    }
+}
+
+/// A configured integration by its id.
+fn integration<'a>(config: &'a Config, id: &IntegrationId) -> Result<&'a Arc<Integration>, CliError> {
+    config.integrations.get(id).ok_or_else(|| {
+        let known: Vec<_> = config.integrations.keys().map(ToString::to_string).collect();
+        CliError::Failed(format!("integration {:?} is not configured; known: {}", id.as_str(), known.join(", ")))
+    })
 }
 
 #[cfg(test)]

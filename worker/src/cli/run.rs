@@ -69,6 +69,8 @@ async fn close_idle_sessions(targets: Vec<Arc<Target>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     loop {
         ticks.tick().await;
-        targets.iter().for_each(|target| target.close_idle());
+        for target in &targets {
+            target.close_idle();
+        }
     }
 }

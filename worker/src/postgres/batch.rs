@@ -1,7 +1,7 @@
 //! Statements that travel together: sent one behind the other without waiting, answered in order.
 //!
 //! Everything goes through unnamed statements or the simple protocol, so that a connection pooler in transaction
-//! mode may stand between (PgBouncer docs, "Features").
+//! mode may stand between (`PgBouncer` docs, "Features").
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use crate::postgres::TargetError;
+use crate::postgres::ledger::BEGIN;
 
 /// A parameter with its type, owned until the batch is done.
 type Param = (Box<dyn ToSql + Sync + Send>, Type);
@@ -82,10 +83,30 @@ pub async fn run(client: &Client, statements: &[Statement]) -> Result<Vec<Vec<Ro
         .collect()
 }
 
+/// Runs the statements in a short transaction of their own, in one round trip.
+///
+/// Nothing runs outside a transaction: only inside one is the search path ours. On the server's own path an operator or
+/// function that somebody made in `public` could be the better match for one of ours, and would run with the
+/// connector's rights.
+pub async fn alone(client: &Client, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, TargetError> {
+    let mut all = Vec::with_capacity(statements.len() + 2);
+    all.push(Statement::plain("beginning a transaction", BEGIN));
+    all.extend(statements);
+    // Behind a failed statement this rolls back, so the session is clean in any case.
+    all.push(Statement::plain("committing", "COMMIT"));
+    let mut answers = run(client, &all).await?;
+    answers.pop();
+    answers.drain(..1);
+    Ok(answers)
+}
+
+/// A future and what came of it.
+type Slot<F> = (Pin<Box<F>>, Option<<F as Future>::Output>);
+
 /// Polls the futures in their order on every wake, so that their requests are sent in that order: a request is sent
 /// when its future is first polled (`tokio_postgres`, "Pipelining").
 async fn in_order<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut pending: Vec<(Pin<Box<F>>, Option<F::Output>)> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    let mut pending: Vec<Slot<F>> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
     std::future::poll_fn(move |context| {
         let mut waiting = false;
         for (future, output) in &mut pending {

@@ -225,7 +225,7 @@ pub async fn refresh(target: &Target) -> Result<(Vec<Change>, Vec<String>), Targ
                FROM postern.bundle b JOIN pg_catalog.pg_database d ON d.oid = b.database_oid \
                WHERE b.state = 'ready' AND d.datallowconn \
                  AND EXISTS (SELECT FROM postern.access_grant g WHERE g.ending IS NULL AND g.bundles @> ARRAY[b.id])";
-    let rows = batch::run(session.client(), &[Statement::query("listing bundles", sql)]).await?;
+    let rows = batch::alone(session.client(), vec![Statement::query("listing bundles", sql)]).await?;
     drop(session);
     let keys: Vec<BundleKey> = rows.iter().flatten().map(rows::key).collect::<Result<_, _>>()?;
     let mut drift = Vec::new();
@@ -247,7 +247,7 @@ pub async fn drop_unneeded(target: &Target) -> Result<(Vec<Change>, Vec<Blocker>
     let sql = "SELECT id, role_name, role_oid FROM postern.bundle b \
                WHERE b.state = 'retired' OR (b.state = 'ready' OR b.checked_at < now() - interval '1 min') \
                  AND NOT EXISTS (SELECT FROM postern.access_grant g WHERE g.ending IS NULL AND g.bundles @> ARRAY[b.id]) ORDER BY id";
-    let rows = batch::run(session.client(), &[Statement::query("listing bundles without grants", sql)]).await?;
+    let rows = batch::alone(session.client(), vec![Statement::query("listing bundles without grants", sql)]).await?;
     drop(session);
     let mut changes = Vec::new();
     let mut blocked = Vec::new();
@@ -260,7 +260,7 @@ pub async fn drop_unneeded(target: &Target) -> Result<(Vec<Change>, Vec<Blocker>
         if blockers.is_empty() {
             let (session, _) = target.maintenance().await?;
             let forget = Statement::query("forgetting the bundle", "DELETE FROM postern.bundle WHERE id = $1").bind(id, Type::INT8);
-            batch::run(session.client(), &[forget]).await?;
+            batch::alone(session.client(), vec![forget]).await?;
             changes.push(Change::new("drop_bundle", role));
         } else {
             blocked.extend(blockers);
@@ -293,6 +293,6 @@ async fn retire(target: &Target, id: i64) -> Result<bool, TargetError> {
 /// The name of a database by OID, if it takes connections.
 pub async fn database_name(client: &Client, oid: Oid) -> Result<Option<Identifier>, TargetError> {
     let sql = "SELECT datname::text FROM pg_catalog.pg_database WHERE oid = $1 AND datallowconn";
-    let rows = batch::run(client, &[Statement::query("naming a database", sql).bind(oid, Type::OID)]).await?;
+    let rows = batch::alone(client, vec![Statement::query("naming a database", sql).bind(oid, Type::OID)]).await?;
     Ok(rows.iter().flatten().next().and_then(|row| Identifier::from_text(row.get(0)).ok()))
 }

@@ -27,7 +27,7 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, person: 
     let (mut session, ledger) = target.maintenance().await?;
     let Some(name) = role_name(&session, oid).await? else {
         if let Some(person) = person {
-            batch::run(session.client(), &[forget(person)]).await?;
+            batch::alone(session.client(), vec![forget(person)]).await?;
         }
         return Ok(Vec::new());
     };
@@ -77,7 +77,7 @@ async fn left(target: &Target, oid: Oid) -> Result<Vec<Blocker>, TargetError> {
     let (session, _) = target.maintenance().await?;
     let sql = "SELECT dbid, classid, objid, deptype::text FROM pg_catalog.pg_shdepend \
                WHERE refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND refobjid = $1 AND deptype IN ('o', 'a', 'i', 'r') ORDER BY 1, 2, 3";
-    let rows = batch::run(session.client(), &[Statement::query("looking for what is left", sql).bind(oid, Type::OID)]).await?;
+    let rows = batch::alone(session.client(), vec![Statement::query("looking for what is left", sql).bind(oid, Type::OID)]).await?;
     let mut blockers = Vec::new();
     for (kind, what) in [("o", ""), ("a", "privileges on "), ("i", "initial privileges on "), ("r", "")] {
         let of_kind = rows.iter().flatten().filter(|row| row.get::<_, &str>("deptype") == kind);
@@ -139,7 +139,7 @@ fn forget(person: &Principal) -> Statement {
 
 async fn role_name(session: &super::target::Session, oid: Oid) -> Result<Option<String>, TargetError> {
     let sql = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1";
-    let rows = batch::run(session.client(), &[Statement::query("naming the role", sql).bind(oid, Type::OID)]).await?;
+    let rows = batch::alone(session.client(), vec![Statement::query("naming the role", sql).bind(oid, Type::OID)]).await?;
     Ok(rows.iter().flatten().next().map(|row| row.get(0)))
 }
 
@@ -150,7 +150,7 @@ async fn databases(session: &super::target::Session, oid: Oid) -> Result<Vec<Oid
                FROM pg_catalog.pg_shdepend d, pg_catalog.pg_database m \
                WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.refobjid = $1 AND m.datname = pg_catalog.current_database() \
                AND d.classid <> 'pg_catalog.pg_auth_members'::pg_catalog.regclass ORDER BY 1";
-    let rows = batch::run(session.client(), &[Statement::query("finding a role's databases", sql).bind(oid, Type::OID)]).await?;
+    let rows = batch::alone(session.client(), vec![Statement::query("finding a role's databases", sql).bind(oid, Type::OID)]).await?;
     Ok(rows.iter().flatten().map(|row| row.get("database")).collect())
 }
 
@@ -178,7 +178,7 @@ async fn blockers(
          WHERE refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND refobjid = $1 AND deptype = 'o' ORDER BY 1, 2, 3",
     )
     .bind(oid, Type::OID);
-    let answers = batch::run(session.client(), &[prepared, iam, owning]).await?;
+    let answers = batch::alone(session.client(), vec![prepared, iam, owning]).await?;
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or_default();
     let mut blockers: Vec<Blocker> = next()
@@ -214,7 +214,7 @@ async fn describe(
     .bind(classes, Type::OID_ARRAY)
     .bind(objects, Type::OID_ARRAY);
     if database == 0 {
-        let rows = batch::run(session.client(), &[statement]).await?;
+        let rows = batch::alone(session.client(), vec![statement]).await?;
         return Ok(rows.iter().flatten().map(|row| Blocker { database: None, object: row.get("object") }).collect());
     }
     let Some(name) = database_name(session.client(), database).await? else {
@@ -222,6 +222,6 @@ async fn describe(
         return Ok(vec![Blocker { database: None, object }]);
     };
     let there = target.session(&name).await?;
-    let rows = batch::run(there.client(), &[statement]).await?;
+    let rows = batch::alone(there.client(), vec![statement]).await?;
     Ok(rows.iter().flatten().map(|row| Blocker { database: Some(name.to_string()), object: row.get("object") }).collect())
 }

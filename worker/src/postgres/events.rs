@@ -88,7 +88,7 @@ pub fn lock(question: &Question<'_>) -> Statement {
 /// Looks without locking: a duplicate is answered before anything else is done for it.
 pub async fn find(client: &Client, key: &EventKey) -> Result<Option<EventRow>, TargetError> {
     let sql = "SELECT phase, digest, result FROM postern.event WHERE integration = $1 AND source = $2 AND id = $3";
-    let rows = batch::run(client, &[keyed("looking the event up", sql, key)]).await?;
+    let rows = batch::alone(client, vec![keyed("looking the event up", sql, key)]).await?;
     rows.iter().flatten().next().map(row).transpose()
 }
 
@@ -115,7 +115,7 @@ pub async fn settle(client: &Client, key: &EventKey, result: &Value) -> Result<V
     )
     .bind(result.clone(), Type::JSONB);
     let read = keyed("reading the result", "SELECT result FROM postern.event WHERE integration = $1 AND source = $2 AND id = $3", key);
-    let answers = batch::run(client, &[settle, read]).await?;
+    let answers = batch::alone(client, vec![settle, read]).await?;
     let stored = answers.last().and_then(|rows| rows.first()).and_then(|row| row.get::<_, Option<Value>>(0));
     stored.ok_or_else(|| TargetError::Unreadable("no result of a settled event".to_owned()))
 }
@@ -134,7 +134,7 @@ pub async fn claim(client: &Client, question: &Question<'_>, lease_seconds: u32)
         .bind(question.principal.map(ToString::to_string), Type::TEXT)
         .bind(question.asked_at, Type::TIMESTAMPTZ)
         .bind(f64::from(lease_seconds), Type::FLOAT8);
-    let rows = batch::run(client, &[statement]).await?;
+    let rows = batch::alone(client, vec![statement]).await?;
     if let Some(row) = rows.iter().flatten().next() {
         return Ok(Claim::Ours { now: row.get("now") });
     }
@@ -148,19 +148,19 @@ pub async fn claim(client: &Client, question: &Question<'_>, lease_seconds: u32)
 pub async fn keep_claim(client: &Client, key: &EventKey, lease_seconds: u32) -> Result<(), TargetError> {
     let sql = "UPDATE postern.event SET claimed_until = clock_timestamp() + make_interval(secs => $4) \
                WHERE integration = $1 AND source = $2 AND id = $3 AND phase <> 'done'";
-    batch::run(client, &[keyed("keeping the claim", sql, key).bind(f64::from(lease_seconds), Type::FLOAT8)]).await.map(|_| ())
+    batch::alone(client, vec![keyed("keeping the claim", sql, key).bind(f64::from(lease_seconds), Type::FLOAT8)]).await.map(|_| ())
 }
 
 /// Lets go of a claim, so that the next try need not wait for the lease to end.
 pub async fn release_claim(client: &Client, key: &EventKey) -> Result<(), TargetError> {
     let sql = "UPDATE postern.event SET claimed_until = NULL WHERE integration = $1 AND source = $2 AND id = $3 AND phase <> 'done'";
-    batch::run(client, &[keyed("releasing the claim", sql, key)]).await.map(|_| ())
+    batch::alone(client, vec![keyed("releasing the claim", sql, key)]).await.map(|_| ())
 }
 
 /// The role of a person whose result is being finished.
 pub async fn role_of(client: &Client, principal: &str) -> Result<Vec<crate::access::state::Oid>, TargetError> {
     let sql = "SELECT role_oid FROM postern.account WHERE principal = $1 AND role_oid IS NOT NULL";
-    let rows = batch::run(client, &[Statement::query("finding the person's role", sql).text(principal)]).await?;
+    let rows = batch::alone(client, vec![Statement::query("finding the person's role", sql).text(principal)]).await?;
     Ok(rows.iter().flatten().map(|row| row.get(0)).collect())
 }
 
@@ -169,7 +169,7 @@ pub async fn forget_lost_role(client: &Client, principal: &Principal) -> Result<
     let sql = "UPDATE postern.account a SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false \
                WHERE principal = $1 AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role_oid) \
                  AND NOT EXISTS (SELECT FROM postern.access_grant g WHERE g.principal = a.principal AND g.ending IS NULL)";
-    batch::run(client, &[Statement::query("forgetting a lost role", sql).text(principal.as_str())]).await.map(|_| ())
+    batch::alone(client, vec![Statement::query("forgetting a lost role", sql).text(principal.as_str())]).await.map(|_| ())
 }
 
 /// Who works at an event.

@@ -56,7 +56,7 @@ pub async fn open(client: &Client) -> Result<Ledger, TargetError> {
         Some(found) => found,
         None => (Uuid::nil(), 0),
     };
-    let known = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
+    let known = known_version();
     if met > known {
         return Err(TargetError::NewerLedger { met, known });
     }
@@ -64,11 +64,32 @@ pub async fn open(client: &Client) -> Result<Ledger, TargetError> {
     Ok(Ledger { id, version, connector })
 }
 
-/// The ledger's identity and schema version, if there is one that this login may read.
+/// The schema version that this version of Postern works with.
+pub fn known_version() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
+/// The ledger's identity and schema version, if there is one that this login may read. One that does not belong to the
+/// owner role is refused: whoever made the schema could have prepared what we would trust.
+///
+/// Runs inside and outside transactions, so it names everything in full.
 pub async fn found(client: &Client) -> Result<Option<(Uuid, i32)>, TargetError> {
-    let there = Statement::query("looking for the ledger", "SELECT pg_catalog.to_regclass('postern.fact') IS NOT NULL");
+    let there = Statement::query(
+        "looking for the ledger",
+        "SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner, c.oid IS NOT NULL AS there FROM pg_catalog.pg_namespace n \
+         LEFT JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'fact' \
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'postern'",
+    );
     let rows = batch::run(client, &[there]).await?;
-    if !rows.iter().flatten().any(|row| row.get(0)) {
+    let Some(row) = rows.iter().flatten().next() else { return Ok(None) };
+    let owner: String = row.get("owner");
+    if owner != OWNER {
+        return Err(TargetError::MissingRight {
+            what: format!("the schema postern of the maintenance database belongs to {owner:?}, not to {OWNER}"),
+            mend: format!("as its owner, if nothing else is in it: ALTER SCHEMA postern OWNER TO {}", ident(OWNER)),
+        });
+    }
+    if !row.get::<_, bool>("there") {
         return Ok(None);
     }
     let facts = Statement::query("reading the ledger's facts", "SELECT ledger_id, schema_version FROM postern.fact");
@@ -110,7 +131,8 @@ async fn migrate_locked(client: &Client, version: i32, connector: &str) -> Resul
     let mut steps = Vec::new();
     if met == 0 {
         own(client, version, connector).await?;
-        // The schema may have been made by an operator beforehand, for a connector without CREATE on the database.
+        // The schema may have been made by an operator beforehand, for a connector without CREATE on the database;
+        // it was seen to belong to the owner role.
         steps.push(format!("CREATE SCHEMA IF NOT EXISTS postern AUTHORIZATION {}", ident(OWNER)));
     }
     steps.push(format!("SET LOCAL ROLE {}", ident(OWNER)));

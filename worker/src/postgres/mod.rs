@@ -15,12 +15,15 @@
 //! | [`sessions`] | ending a person's sessions, and proof that they ended |
 //! | [`dispose`] | roles that are dropped without leaving anything behind |
 //! | [`sweep`] | the questions of wide revokes and clean-ups: who is concerned |
+//! | [`report`] | what the ledger says of people: who holds what |
+//! | [`check`] | what a connector may and sees, compared with what it needs |
 //! | [`names`] | quoting |
 //! | [`error`] | one enum for this boundary; SQLSTATE decides |
 
 pub mod apply;
 pub mod batch;
 pub mod bundle;
+pub mod check;
 pub mod connect;
 pub mod dispose;
 pub mod error;
@@ -30,6 +33,7 @@ pub mod names;
 pub mod observe;
 pub mod privileges;
 pub mod probe;
+pub mod report;
 pub mod rows;
 pub mod sessions;
 pub mod sweep;

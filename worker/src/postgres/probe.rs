@@ -95,7 +95,7 @@ async fn ask_one(target: &Target, name: &Identifier, scopes: &[&Scope]) -> Resul
         .collect();
     let mark = Statement::query(
         "probing the database",
-        format!("SELECT (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AS oid, {} AS mark", qualified(MARK)),
+        format!("SELECT (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AS oid, {} AS mark", MARK),
     );
     let missing = Statement::query(
         "looking for schemas and tables",
@@ -105,7 +105,7 @@ async fn ask_one(target: &Target, name: &Identifier, scopes: &[&Scope]) -> Resul
            SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relname = x.t AND c.relkind IN ('r', 'v', 'm', 'f', 'p'))",
     )
     .bind(named, Type::JSONB);
-    let answers = batch::run(session.client(), &[mark, missing]).await?;
+    let answers = batch::alone(session.client(), vec![mark, missing]).await?;
     let row = answers.first().and_then(|rows| rows.first()).ok_or_else(|| TargetError::Unreadable("no mark".to_owned()))?;
     let missing = answers.get(1).map(Vec::as_slice).unwrap_or_default().iter().map(|row| {
         let schema: &str = row.get("s");
@@ -115,9 +115,4 @@ async fn ask_one(target: &Target, name: &Identifier, scopes: &[&Scope]) -> Resul
         }
     });
     Ok(Probed { oid: row.get("oid"), mark: row.get("mark"), missing: missing.collect() })
-}
-
-/// Outside a transaction of ours the search path is the server's.
-fn qualified(sql: &str) -> String {
-    sql.replace("FROM pg_", "FROM pg_catalog.pg_")
 }

@@ -43,7 +43,7 @@ const STARTING: &str = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE backen
 /// Terminates every session of `roles` that began before now, and waits until they are gone.
 pub async fn end(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
     let cut = Statement::query("reading the clock", "SELECT pg_catalog.clock_timestamp()");
-    let rows = batch::run(client, &[cut]).await?;
+    let rows = batch::alone(client, vec![cut]).await?;
     let cut: jiff::Timestamp =
         rows.iter().flatten().next().map(|row| row.get(0)).ok_or_else(|| TargetError::Unreadable("no clock".to_owned()))?;
     let began = Instant::now();
@@ -71,7 +71,7 @@ async fn look(client: &Client, roles: &[Oid], cut: jiff::Timestamp) -> Result<(V
     // A backend that ended between the look and the signal only makes a warning.
     let alive = Statement::query("ending sessions", ALIVE).bind(roles.to_vec(), Type::OID_ARRAY).bind(cut, Type::TIMESTAMPTZ);
     let starting = Statement::query("looking for starting backends", STARTING).bind(cut, Type::TIMESTAMPTZ);
-    let answers = batch::run(client, &[alive, starting]).await?;
+    let answers = batch::alone(client, vec![alive, starting]).await?;
     let pids = |index: usize| answers.get(index).map(|rows| rows.iter().map(|row| row.get(0)).collect()).unwrap_or_default();
     Ok((pids(0), pids(1)))
 }

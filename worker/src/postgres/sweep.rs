@@ -34,7 +34,7 @@ pub async fn people_with_grants(client: &Client, integration: &IntegrationId, un
 pub async fn ended_by(client: &Client, integration: &IntegrationId, by: &str) -> Result<(Vec<String>, Vec<Oid>), TargetError> {
     let sql = "SELECT g.grant_id, a.role_oid FROM postern.access_grant g JOIN postern.account a USING (principal) \
                WHERE g.integration = $1 AND g.ended_by = $2 ORDER BY 1";
-    let rows = batch::run(client, &[Statement::query("listing what was ended", sql).text(integration.as_str()).text(by)]).await?;
+    let rows = batch::alone(client, vec![Statement::query("listing what was ended", sql).text(integration.as_str()).text(by)]).await?;
     let mut roles: Vec<Oid> = rows.iter().flatten().filter_map(|row| row.get("role_oid")).collect();
     roles.sort_unstable();
     roles.dedup();
@@ -45,7 +45,7 @@ pub async fn ended_by(client: &Client, integration: &IntegrationId, by: &str) ->
 pub async fn expired(client: &Client, integration: &IntegrationId) -> Result<Vec<(GrantId, i32)>, TargetError> {
     let sql = "SELECT grant_id, revision FROM postern.access_grant \
                WHERE integration = $1 AND ending IS NULL AND expires_at <= pg_catalog.clock_timestamp() ORDER BY expires_at, grant_id";
-    let rows = batch::run(client, &[Statement::query("listing expired grants", sql).text(integration.as_str())]).await?;
+    let rows = batch::alone(client, vec![Statement::query("listing expired grants", sql).text(integration.as_str())]).await?;
     rows.iter().flatten().map(|row| Ok((rows::parsed(row.get("grant_id"), "grant_id")?, row.get("revision")))).collect()
 }
 
@@ -78,7 +78,7 @@ pub async fn deletable(client: &Client, age: SignedDuration) -> Result<Vec<Princ
 pub async fn old_passwords(client: &Client, before: Timestamp) -> Result<Vec<String>, TargetError> {
     let sql = "SELECT role_name FROM postern.account \
                WHERE password_set_at <= $1 AND NOT rotation_due AND role_oid IS NOT NULL ORDER BY 1";
-    let rows = batch::run(client, &[Statement::query("listing old passwords", sql).bind(before, Type::TIMESTAMPTZ)]).await?;
+    let rows = batch::alone(client, vec![Statement::query("listing old passwords", sql).bind(before, Type::TIMESTAMPTZ)]).await?;
     Ok(rows.iter().flatten().map(|row| row.get(0)).collect())
 }
 
@@ -121,6 +121,6 @@ pub async fn prune(client: &Client, keep: SignedDuration) -> Result<u64, TargetE
 }
 
 async fn people(client: &Client, statement: Statement) -> Result<Vec<Principal>, TargetError> {
-    let rows = batch::run(client, &[statement]).await?;
+    let rows = batch::alone(client, vec![statement]).await?;
     rows.iter().flatten().map(|row| rows::parsed(row.get(0), "principal")).collect()
 }

@@ -77,7 +77,7 @@ impl Drawn {
     }
 }
 
-/// `SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>` (PostgreSQL docs, "pg_authid").
+/// `SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>` (PostgreSQL docs, "`pg_authid`").
 fn is_verifier(text: &str) -> bool {
     let is_base64 = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
     let Some((head, keys)) = text.strip_prefix("SCRAM-SHA-256$4096:").and_then(|rest| rest.split_once('$')) else { return false };

@@ -5,10 +5,10 @@
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {
     if std::env::var("POSTERN_FAULT").is_ok_and(|wanted| wanted == name) {
-        if let Ok(path) = std::env::var("POSTERN_FAULT_ONCE") {
-            if std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_err() {
-                return;
-            }
+        if let Ok(path) = std::env::var("POSTERN_FAULT_ONCE")
+            && std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_err()
+        {
+            return;
         }
         std::process::abort();
     }

@@ -101,8 +101,8 @@ pub async fn carry_out(event: &Event, target: &Target, rules: &Rules) -> Result<
         Request::Revoke(Revoke::All(_)) => wide::all(event, target).await,
         Request::Rotate(Rotate::Policy(_)) => cleanup::rotate_by_policy(event, target, rules).await,
         Request::Cleanup(cleanup) => match &cleanup.principal {
-            Some(principal) => cleanup::person(event, principal, target).await,
-            None => cleanup::by_policy(event, target, rules).await,
+            Some(principal) => Box::pin(cleanup::person(event, principal, target)).await,
+            None => Box::pin(cleanup::by_policy(event, target, rules)).await,
         },
     }
 }

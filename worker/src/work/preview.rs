@@ -144,7 +144,7 @@ fn sql(plan: &Plan, ledger: &Ledger) -> Vec<String> {
 
 fn describe(key: &BundleKey) -> String {
     let scope = [Some(&key.database_name), key.schema.as_ref(), key.table.as_ref()];
-    let scope: Vec<&str> = scope.into_iter().flatten().map(|name| name.as_str()).collect();
+    let scope: Vec<&str> = scope.into_iter().flatten().map(postern_schemas::Identifier::as_str).collect();
     format!("{} on {}", key.access.as_str(), scope.join("."))
 }
 

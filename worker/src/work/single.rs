@@ -140,13 +140,13 @@ impl Task<'_> {
         };
         let mut plan = match self.decide(&seen, rules) {
             Decision::Do(plan) => plan,
-            Decision::Ensure(keys) => match refusal {
-                Some(reason) => Plan::rejected(reason.clone()),
-                None => {
+            Decision::Ensure(keys) => {
+                let Some(reason) = refusal else {
                     roll_back(&mut session).await?;
                     return Ok(Round::Ensure(keys));
-                }
-            },
+                };
+                Plan::rejected(reason.clone())
+            }
             Decision::NotYet(expires) => {
                 roll_back(&mut session).await?;
                 return Err(Stop::NotYet(Timestamp::now() + expires.duration_since(seen.now)));
@@ -161,7 +161,8 @@ impl Task<'_> {
         let phase = if plan.end_sessions { Phase::Terminating } else { Phase::Done };
         let by = by(&self.key);
         let context = Context { ledger: &ledger, verifier: drawn.map(Drawn::verifier), by: &by };
-        let row = events::record(&self.key, phase, seen.principal.as_ref().map(|p| p.as_str()), &audit::to_stored(&draft));
+        let row =
+            events::record(&self.key, phase, seen.principal.as_ref().map(postern_schemas::Principal::as_str), &audit::to_stored(&draft));
         apply::apply(session.client(), &plan, context, vec![row]).await?;
         session.ended();
         fault::point("after_commit");
@@ -193,7 +194,7 @@ impl Task<'_> {
             return expiry::plan(&self.key.integration, grant_id, revision, &self.role_name, seen);
         }
         match self.event.map(|event| &event.request) {
-            Some(Request::Grant(request)) => match self.cannot_deliver(&request.credential) {
+            Some(Request::Grant(request)) => match cannot_deliver(&request.credential, rules) {
                 Some(reason) => Decision::Do(Plan::rejected(reason)),
                 None => grant::plan(request, self.asked_at, &self.role_name, seen, rules),
             },
@@ -202,7 +203,7 @@ impl Task<'_> {
                 let until = revoke::effective(self.asked_at, seen.now);
                 revoke::person(&request.integration, &request.principal, until, true, &self.role_name, seen)
             }
-            Some(Request::Rotate(Rotate::Principal(request))) => match self.cannot_deliver(&request.credential) {
+            Some(Request::Rotate(Rotate::Principal(request))) => match cannot_deliver(&request.credential, rules) {
                 Some(reason) => Decision::Do(Plan::rejected(reason)),
                 None => rotate::person(request, self.asked_at, &self.role_name, seen, rules),
             },
@@ -211,18 +212,6 @@ impl Task<'_> {
                 Decision::Do(Plan::rejected(Reason::new(Code::PolicyDenied, message).at("data.connector")))
             }
             _ => Decision::Moot,
-        }
-    }
-
-    /// Delivery to a secret store is refused by policy in this version, since `deliver_to` cannot list one.
-    fn cannot_deliver(&self, deliver: &Deliver) -> Option<Reason> {
-        let policy = &self.target.integration().policy;
-        match deliver {
-            Deliver::Secret { to } if policy.deliver_to.is_empty() => {
-                let message = format!("credentials may not be written to {to}; the policy's deliver_to does not list it");
-                Some(Reason::new(Code::PolicyDenied, message).at("data.credential.to"))
-            }
-            _ => None,
         }
     }
 
@@ -262,13 +251,12 @@ impl Task<'_> {
             return Err(Stop::Conflict);
         }
         let draft = row.result.and_then(audit::from_stored).ok_or_else(|| TargetError::Unreadable("a result".to_owned()))?;
-        let result = match row.phase {
-            Phase::Done => draft,
-            _ => {
-                let (session, _) = self.target.maintenance().await?;
-                let roles = role_of(&session, draft.data.principal.as_deref()).await?;
-                finish(&session, &self.key, draft, &roles).await?
-            }
+        let result = if row.phase == Phase::Done {
+            draft
+        } else {
+            let (session, _) = self.target.maintenance().await?;
+            let roles = role_of(&session, draft.data.principal.as_deref()).await?;
+            finish(&session, &self.key, draft, &roles).await?
         };
         let expires = self.expires(&result, None);
         Ok(Settled { result, expired: Vec::new(), expires, repeated: true })
@@ -327,6 +315,15 @@ enum Round {
     Settled(Box<Settled>),
     Known(EventRow),
     Ensure(Vec<crate::access::state::BundleKey>),
+}
+
+/// Delivery to a secret store: refused by policy unless `deliver_to` lists the place, and else because this version
+/// cannot write there.
+fn cannot_deliver(deliver: &Deliver, rules: &Rules) -> Option<Reason> {
+    let Deliver::Secret { to } = deliver else { return None };
+    let unavailable =
+        || Reason::new(Code::SecretUnavailable, format!("writing to {to} is not available in this version")).at("data.credential.to");
+    Some(rules.check_delivery(deliver).err().unwrap_or_else(unavailable))
 }
 
 /// `source id`, kept with grants that a wide revoke ends.
