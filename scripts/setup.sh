@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what `make demo` or `make test` needs on Debian 12 or newer, or Ubuntu. Quick when all is there.
-#   setup.sh build   a C compiler
-#   setup.sh demo    the same, RabbitMQ and PostgreSQL
-#   setup.sh test    the same, and PostgreSQL 14 to 18
+#   setup.sh build       a C compiler
+#   setup.sh demo        the same, RabbitMQ and PostgreSQL
+#   setup.sh test        the same, and PostgreSQL 14 to 18
+#   setup.sh rabbitmq4   the same, and what makes a Debian 13 in a directory
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=scripts/lib.sh
@@ -10,8 +11,8 @@ cd "$(dirname "$0")"
 
 mode=${1:-}
 case $mode in
-  build | demo | test) ;;
-  *) fail "usage: setup.sh build|demo|test" ;;
+  build | demo | test | rabbitmq4) ;;
+  *) fail "usage: setup.sh build|demo|test|rabbitmq4" ;;
 esac
 
 POLICY=/usr/sbin/policy-rc.d
@@ -23,7 +24,8 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# Packages that start a service on installation are kept from it: what runs on the machine is not for us to change.
+# Packages that start a service on installation are kept from it, now and at the next boot: what runs on the machine is
+# not for us to change. The scripts start the servers' binaries themselves.
 forbid_service_starts() {
   [ ! -e "$POLICY" ] || return 0
   printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
@@ -46,6 +48,13 @@ install_packages() {
     fail "apt-get could not install: $*" "see its last lines above; often the network, or another apt at work"
   fi
   rm -f "$log"
+  command -v systemctl >/dev/null || return 0
+  local package
+  for package in "$@"; do
+    case $package in
+      rabbitmq-server | postgresql) as_root systemctl --quiet disable "$package" || say "the service $package is left enabled" ;;
+    esac
+  done
 }
 
 missing=()
@@ -60,8 +69,13 @@ if [ "$mode" != build ]; then
   have_rabbitmq || need rabbitmq-server
   have_postgres || need postgresql
 fi
+if [ "$mode" = rabbitmq4 ]; then
+  command -v debootstrap >/dev/null || need debootstrap
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
+  command -v unshare >/dev/null || need util-linux
+fi
 fetch=()
-if [ "$mode" = test ]; then
+if [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; then
   # 15 counts as present when `postgresql` is about to bring it (Debian 12).
   install_packages "${missing[@]}"
   missing=()
@@ -119,4 +133,4 @@ if [ "$mode" != build ]; then
   [ "$(printf '%s\n' 3.10 "$version" | sort -V | head -n 1)" = 3.10 ] ||
     fail "RabbitMQ $version is too old; it has to be 3.10 or newer" "use Debian 12, Ubuntu 24.04 or newer, or packages of rabbitmq.com"
 fi
-say "set up: everything for 'make $mode' is there"
+say "set up: everything for '$mode' is there"

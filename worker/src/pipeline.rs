@@ -73,6 +73,7 @@ impl Pipeline {
                 return self.reject_body(delivery, &readable, Reason::new(Code::InvalidEvent, message).at(field), End::Ack);
             }
         };
+        work::fault::point(&format!("event {}", event.id));
         if let Err(reason) = work::check_body(&event) {
             return self.reject_body(delivery, &readable(&event), reason, End::Ack);
         }
@@ -136,8 +137,9 @@ impl Pipeline {
         let Settled { result, expired, expires, repeated } = settled;
         self.metrics.sessions_terminated(if repeated { 0 } else { result.data.sessions_terminated });
         let integration = result.data.integration.clone();
-        // A repeat announces the expiry again only if its first delivery may have been cut off before it did.
-        let timers = expires.filter(|_| !repeated || delivery.redelivered).map(|expires| Timer {
+        // A repeat announces the expiry again only if an earlier try of this very message may have ended before it did.
+        let earlier = delivery.redelivered || !delivery.fresh;
+        let timers = expires.filter(|_| !repeated || earlier).map(|expires| Timer {
             line: Line::Expiry,
             due: expires.due,
             body: serde_json::json!([integration, expires.grant_id, expires.revision]).to_string().into_bytes(),

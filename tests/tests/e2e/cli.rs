@@ -367,8 +367,8 @@ async fn the_dead_are_listed_shown_replayed_and_dropped() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_replayed_event_is_carried_out_once_its_time_has_come() -> Result<()> {
-    // Given up at once, because the role that policy lists is not there; replayed when it is.
+async fn an_event_that_was_given_up_is_carried_out_when_it_is_replayed() -> Result<()> {
+    // Given up at the first try, because the connector lacks a right; replayed when it has it.
     let mut stage = Stage::builder().config("[worker]\nmax_attempts = 1\n").start().await?;
     stage.workers(1).await?;
     let superuser = stage.pg.superuser("postgres").await?;

@@ -49,6 +49,34 @@ async fn a_worker_that_dies_before_the_sessions_end_leaves_none() -> Result<()> 
 }
 
 #[tokio::test]
+async fn an_event_that_kills_workers_is_parked_and_its_neighbours_are_not() -> Result<()> {
+    let mut stage = Stage::start().await?;
+    stage.workers(1).await?;
+    let killer = grant(INTEGRATION, "killer", "jane").database("orders", "read_only");
+    let neighbours: Vec<Event> = (0..5).map(|n| grant(INTEGRATION, &format!("AR-{n}"), "kim").database("orders", "read_only")).collect();
+    stage.workers.first_mut().context("no worker")?.terminate().await?;
+    stage.publish(&killer).await?;
+    stage.broker.publish_all(&neighbours).await?;
+    let fault = format!("event {}", killer.id());
+    let parked = |all: &[postern_tests::broker::Message]| all.iter().any(|m| m.data()["reason"]["code"] == "poison").then_some(());
+    for _ in 0..20 {
+        stage.spawn(&[("POSTERN_FAULT", &fault)])?;
+        let Stage { workers, audit, .. } = &mut stage;
+        let died = workers.last_mut().context("no worker")?.wait();
+        let poison = audit.wait_until(postern_tests::audit::TIMEOUT, parked);
+        tokio::select! { died = died => { died?; } poison = poison => { poison?; break; } }
+    }
+    for event in &neighbours {
+        assert_eq!(stage.result_of(event).await?["outcome"], "succeeded");
+    }
+    let dead = stage.broker.drain("dead").await?;
+    assert_eq!(dead.len(), 1, "only the killer is parked");
+    assert_eq!(dead[0].body, killer.bytes());
+    assert_eq!(stage.audit.all_for(killer.id())[0].data()["outcome"], "failed");
+    stage.finish().await
+}
+
+#[tokio::test]
 async fn a_restarted_server_in_the_middle_of_five_hundred_events_loses_none() -> Result<()> {
     let rabbit = Rabbit::start().await?;
     through(rabbit, true).await

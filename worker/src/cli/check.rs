@@ -98,11 +98,11 @@ fn topology(prefix: &str, findings: &[Finding]) -> Vec<Item> {
     }
     let counts = |name: &str| findings.iter().find(|finding| finding.name == format!("{prefix}.{name}")).and_then(|finding| finding.queue);
     if let Some((ready, consumers)) = counts("work") {
-        let message = format!("{consumers} workers consume {prefix}.work, {ready} events are ready in it");
+        let message = format!("consumers of {prefix}.work: {consumers}, events ready in it: {ready}");
         items.push(if consumers == 0 { Item::warn("workers", message) } else { Item::ok("workers", message) });
     }
     if let Some((ready @ 1.., _)) = counts("dead") {
-        items.push(Item::warn("dead", format!("{ready} events were given up")).mend("postern dead list"));
+        items.push(Item::warn("dead", format!("events given up: {ready}")).mend("postern dead list"));
     }
     if missing.len() < findings.len() {
         let message = format!(

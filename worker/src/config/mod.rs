@@ -9,7 +9,7 @@
 //! | [`secret`] | `secret = { … }` |
 //! | [`tls`] | `ssl_mode` |
 //! | [`role_name`] | `role_name` |
-//! | [`unavailable`] | keys of the contract that this version refuses |
+//! | `unavailable` | keys of the contract that this version refuses |
 //!
 //! | variable | overrides |
 //! |---|---|

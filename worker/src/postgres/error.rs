@@ -97,6 +97,8 @@ impl TargetError {
             Self::Claimed => Disposition::Wait,
             Self::Pruned => Disposition::Again,
             Self::Connect(error) if error.is_unreachable() => Disposition::Unreachable,
+            // One database of the server is gone, not the server.
+            Self::Connect(error) if error.is_no_database() => Disposition::Later,
             Self::Secret(_) | Self::Connect(_) | Self::Busy(_) => Disposition::Unreachable,
             Self::MissingRight { .. } | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => Disposition::Later,
             Self::Sql { source, .. } => match source.code() {

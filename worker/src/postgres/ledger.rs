@@ -52,9 +52,10 @@ pub async fn open(client: &Client) -> Result<Ledger, TargetError> {
             mend: "name the primary as hostname of the integration".to_owned(),
         });
     }
-    let (id, met) = match found(client).await? {
-        Some(found) => found,
-        None => (Uuid::nil(), 0),
+    let (id, met) = match found(client).await {
+        Ok(found) => found.unwrap_or((Uuid::nil(), 0)),
+        Err(error) if error.sqlstate() == Some("42501") => return Err(not_owner(&connector)),
+        Err(error) => return Err(error),
     };
     let known = known_version();
     if met > known {
@@ -100,7 +101,10 @@ pub async fn found(client: &Client) -> Result<Option<(Uuid, i32)>, TargetError> 
 /// The ledger as it is, without making it; `None` when there is none.
 pub async fn look(client: &Client) -> Result<Option<Ledger>, TargetError> {
     let (version, connector, _) = who(client).await?;
-    Ok(found(client).await?.map(|(id, _)| Ledger { id, version, connector }))
+    match found(client).await {
+        Err(error) if error.sqlstate() == Some("42501") => Err(not_owner(&connector)),
+        found => Ok(found?.map(|(id, _)| Ledger { id, version, connector })),
+    }
 }
 
 async fn who(client: &Client) -> Result<(i32, String, bool), TargetError> {
@@ -131,9 +135,12 @@ async fn migrate_locked(client: &Client, version: i32, connector: &str) -> Resul
     let mut steps = Vec::new();
     if met == 0 {
         own(client, version, connector).await?;
-        // The schema may have been made by an operator beforehand, for a connector without CREATE on the database;
-        // it was seen to belong to the owner role.
-        steps.push(format!("CREATE SCHEMA IF NOT EXISTS postern AUTHORIZATION {}", ident(OWNER)));
+        // The schema may have been made by an operator beforehand, for a connector without CREATE on the database (which
+        // even IF NOT EXISTS asks for); it was seen to belong to the owner role.
+        let there = Statement::query("looking for the schema", "SELECT FROM pg_namespace WHERE nspname = 'postern'");
+        if batch::run(client, &[there]).await?.iter().all(Vec::is_empty) {
+            steps.push(format!("CREATE SCHEMA postern AUTHORIZATION {}", ident(OWNER)));
+        }
     }
     steps.push(format!("SET LOCAL ROLE {}", ident(OWNER)));
     let pending = MIGRATIONS.iter().skip(usize::try_from(met).unwrap_or(0));
@@ -189,6 +196,6 @@ async fn own(client: &Client, version: i32, connector: &str) -> Result<(), Targe
 pub fn not_owner(connector: &str) -> TargetError {
     TargetError::MissingRight {
         what: format!("{connector} is not a member of {OWNER}, which owns everything that Postern made on this server"),
-        mend: format!("as an administrator: GRANT {} TO {}", ident(OWNER), ident(connector)),
+        mend: format!("as a superuser, or as a role with ADMIN OPTION on it: GRANT {} TO {}", ident(OWNER), ident(connector)),
     }
 }

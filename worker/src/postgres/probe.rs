@@ -95,7 +95,7 @@ async fn ask_one(target: &Target, name: &Identifier, scopes: &[&Scope]) -> Resul
         .collect();
     let mark = Statement::query(
         "probing the database",
-        format!("SELECT (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AS oid, {} AS mark", MARK),
+        format!("SELECT (SELECT oid FROM pg_database WHERE datname = current_database()) AS oid, {MARK} AS mark"),
     );
     let missing = Statement::query(
         "looking for schemas and tables",

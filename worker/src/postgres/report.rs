@@ -47,7 +47,7 @@ pub async fn holdings(client: &Client, integration: &IntegrationId, all: bool) -
                    AND NOT EXISTS (SELECT FROM postern.access_grant g WHERE g.principal = a.principal AND g.ending IS NULL) \
                ) AS holding ORDER BY state <> 'active', state = 'without_access', principal, grant_id";
     let statement = Statement::query("listing who holds what", sql).text(integration.as_str()).bind(all, Type::BOOL);
-    let rows = batch::run(client, &[statement]).await?;
+    let rows = batch::alone(client, vec![statement]).await?;
     rows.iter().flatten().map(holding).collect()
 }
 

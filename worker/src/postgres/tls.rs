@@ -3,7 +3,7 @@
 //! The driver knows three modes and would answer any server's question for the password in clear text. So it is told that
 //! its connection is encrypted from the first byte ("direct"), and this module does the rest itself: it asks the server
 //! for encryption (PostgreSQL docs, "Message Flow", section "SSL Session Encryption"), checks the certificate
-//! ([`verify`]), and watches the login ([`guard`]).
+//! ([`verify`]), and watches the login (`guard`).
 
 mod guard;
 pub mod verify;

@@ -20,7 +20,7 @@ pub async fn preview(event: &Event, target: &Target, rules: &Rules) -> Result<Ve
     let mut session = target.session(&target.integration().database).await?;
     let Some(ledger) = ledger::look(session.client()).await? else {
         return Ok(vec![
-            "-- the ledger (role postern_owner, schema postern) is made first; `postern check` or a worker does that".to_owned(),
+            "-- the ledger (role postern_owner, schema postern) is made first; the first event does that".to_owned(),
             "-- the event's own statements can be shown once it is there".to_owned(),
         ]);
     };
