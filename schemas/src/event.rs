@@ -8,6 +8,7 @@ use crate::fields::{Fields, Problem, Problems};
 use crate::id;
 use crate::names::{Attribute, IntegrationId};
 use crate::request::{Request, Verb};
+use crate::result::{Code, Reason};
 
 /// The most bytes an event may have.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -83,6 +84,32 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// The reason for the event's result.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Undecodable(message) => Reason::new(Code::InvalidEvent, message),
+            Self::UnknownType { met, .. } => {
+                let verbs = Verb::ALL.map(Verb::as_str).join(",");
+                Reason::new(Code::UnknownType, format!("type {met:?} is not known; expected postern.access.{{{verbs}}}.v1")).at("type")
+            }
+            Self::Invalid { problems, .. } => {
+                let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                let first = problems.first().map(|problem| problem.path.clone()).unwrap_or_default();
+                Reason::new(Code::InvalidEvent, message).at(first)
+            }
+        }
+    }
+
+    /// What could be read of the event.
+    pub fn readable(&self) -> Readable {
+        match self {
+            Self::Undecodable(_) => Readable::default(),
+            Self::UnknownType { readable, .. } | Self::Invalid { readable, .. } => readable.clone(),
+        }
+    }
+}
+
 impl Event {
     /// Decodes and validates `body`.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
@@ -140,6 +167,16 @@ impl Event {
         }
         let digest = id::digest(&kind, time, value.get("data").unwrap_or(&Value::Null));
         Some(Ok(Self { id: id?, source: source?, time: to_microseconds(time), subject, traceparent, request, digest }))
+    }
+
+    /// What a result says of it.
+    pub fn readable(&self) -> Readable {
+        Readable {
+            source: self.source.to_string(),
+            id: self.id.to_string(),
+            integration: Some(self.request.integration().clone()),
+            verb: Some(self.request.verb()),
+        }
     }
 
     /// The idempotency key.

@@ -3,7 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`event`] | the inbound CloudEvents envelope and [`Event::decode`](event::Event::decode) |
-//! | [`request`] | what an event asks: grant, revoke, rotate, cleanup, discover |
+//! | [`request`] | what an event asks: revoke, rotate, cleanup, discover, and |
+//! | [`grant`] | grants, and how a password travels |
 //! | [`permission`] | access levels and their scopes |
 //! | [`names`] | validated names: they can only hold legal values |
 //! | [`store`] | where a secret lives |
@@ -20,6 +21,7 @@
 pub mod event;
 pub mod examples;
 pub mod fields;
+pub mod grant;
 pub mod id;
 pub mod names;
 pub mod permission;
@@ -29,7 +31,8 @@ pub mod schema;
 pub mod store;
 
 pub use event::{DecodeError, Event, EventKey};
+pub use grant::{Deliver, Grant};
 pub use names::{GrantId, Identifier, IntegrationId, Principal};
 pub use permission::{Access, Permission, Scope};
-pub use request::{Cleanup, Deliver, Discover, Grant, Request, Revoke, Rotate, Verb};
+pub use request::{Cleanup, Discover, Request, Revoke, Rotate, Verb};
 pub use result::{AuditResult, Code, Outcome, Reason};

@@ -12,8 +12,9 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use crate::grant::Grant;
 use crate::names::Attribute;
-use crate::request::{Cleanup, Discover, Grant, Revoke, Rotate, Verb};
+use crate::request::{Cleanup, Discover, Revoke, Rotate, Verb};
 use crate::result::{AuditEvent, MAX_LIST};
 
 pub use asyncapi::asyncapi;

@@ -59,28 +59,23 @@ impl Pipeline {
         }
         let event = match Event::decode(&delivery.body) {
             Ok(event) => event,
-            Err(DecodeError::Undecodable(message)) => {
-                let reason = Reason::new(Code::InvalidEvent, message);
-                return self.reject_body(delivery, &Readable::default(), reason, retry::dead("invalid_event"));
-            }
-            Err(DecodeError::UnknownType { met, readable }) => {
-                let message = format!("type {met:?} is not known; expected postern.access.{{grant,revoke,rotate,cleanup,discover}}.v1");
-                return self.reject_unknown(delivery, &readable, Reason::new(Code::UnknownType, message).at("type"));
-            }
-            Err(DecodeError::Invalid { problems, readable }) => {
-                let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                let field = problems.first().map(|p| p.path.clone()).unwrap_or_default();
-                return self.reject_body(delivery, &readable, Reason::new(Code::InvalidEvent, message).at(field), End::Ack);
+            Err(error) => {
+                let (readable, reason) = (error.readable(), error.reason());
+                return match error {
+                    DecodeError::UnknownType { .. } => self.reject_unknown(delivery, &readable, reason),
+                    DecodeError::Undecodable(_) => self.reject_body(delivery, &readable, reason, retry::dead("invalid_event")),
+                    DecodeError::Invalid { .. } => self.reject_body(delivery, &readable, reason, End::Ack),
+                };
             }
         };
         work::fault::point(&format!("event {}", event.id));
         if let Err(reason) = work::check_body(&event) {
-            return self.reject_body(delivery, &readable(&event), reason, End::Ack);
+            return self.reject_body(delivery, &event.readable(), reason, End::Ack);
         }
         let Some((target, rules)) = self.targets.get(event.request.integration()) else {
             let message = format!("integration {:?} is not configured here", event.request.integration().as_str());
             let reason = Reason::new(Code::UnknownIntegration, message).at("data.integration");
-            return self.reject_unknown(delivery, &readable(&event), reason);
+            return self.reject_unknown(delivery, &event.readable(), reason);
         };
         if let Some(pause) = target.pause() {
             return retry::closed(delivery, pause);
@@ -89,7 +84,7 @@ impl Pipeline {
             Ok(settled) => self.report(delivery, settled),
             Err(Stop::Conflict) => {
                 let message = "this id was used before with another type, time or data; use a new id".to_owned();
-                self.reject_body(delivery, &readable(&event), Reason::new(Code::IdConflict, message).at("id"), End::Ack)
+                self.reject_body(delivery, &event.readable(), Reason::new(Code::IdConflict, message).at("id"), End::Ack)
             }
             Err(stop) => self.fail(delivery, &Trouble::of_event(&event), stop, Some(target)),
         }
@@ -205,21 +200,12 @@ impl Handler for Pipeline {
     fn poisoned(&self, delivery: &Delivery) -> Conclusion {
         let reason = Reason::new(Code::Poison, "the event ended a worker three times while it ran alone; it waits in the dead queue");
         let event = Event::decode(&delivery.body).ok();
-        let known = event.as_ref().map(readable).unwrap_or_default();
+        let known = event.as_ref().map(Event::readable).unwrap_or_default();
         let integration = known.integration.as_ref().map_or("unknown", |i| i.as_str());
         let verb = known.verb.unwrap_or(Verb::Unknown);
         let result = audit::failed([integration, &known.source, &known.id], verb, event.as_ref(), reason);
         let is_configured = known.integration.as_ref().is_some_and(|id| self.targets.contains_key(id));
         Conclusion { results: vec![self.message(delivery, result, is_configured)], timers: Vec::new(), end: retry::dead("poison") }
-    }
-}
-
-fn readable(event: &Event) -> Readable {
-    Readable {
-        source: event.source.to_string(),
-        id: event.id.to_string(),
-        integration: Some(event.request.integration().clone()),
-        verb: Some(event.request.verb()),
     }
 }
 

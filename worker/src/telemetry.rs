@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::broker::Line;
 
 /// What is logged unless `POSTERN_LOG` says otherwise.
-pub const DEFAULT_FILTER: &str = "info,lapin=warn";
+pub const DEFAULT_FILTER: &str = "info,lapin=off";
 
 /// The label of an integration that is not configured: its name came from outside and could be any number of names.
 const UNKNOWN: &str = "_";

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use postern_schemas::event::{DecodeError, Readable};
 use postern_schemas::{Code, Event, Outcome, Reason};
 
 use super::{CliError, DONE, FAILED, output};
@@ -42,7 +41,7 @@ async fn carry_out(config: &Config, event: &Event, body: &[u8]) -> Result<poster
         Ok(settled) => Ok(settled.result),
         Err(Stop::Conflict) => {
             let reason = Reason::new(Code::IdConflict, "this id was used before with another type, time or data; use a new id");
-            Ok(audit::of_body(body, &readable(event), reason.at("id")))
+            Ok(audit::of_body(body, &event.readable(), reason.at("id")))
         }
         Err(Stop::Target(error)) => Err(CliError::failed(error)),
         Err(Stop::SessionSurvives { surviving, .. }) => {
@@ -66,28 +65,9 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
 
 /// Decodes an event; one that is wrong becomes its rejection.
 pub fn decode(body: &[u8]) -> Result<Event, Box<postern_schemas::result::AuditEvent>> {
-    let rejected = |readable: &Readable, reason| Box::new(audit::of_body(body, readable, reason));
-    let event = Event::decode(body).map_err(|error| match error {
-        DecodeError::Undecodable(message) => rejected(&Readable::default(), Reason::new(Code::InvalidEvent, message)),
-        DecodeError::UnknownType { met, readable } => {
-            rejected(&readable, Reason::new(Code::UnknownType, format!("type {met:?} is not known")).at("type"))
-        }
-        DecodeError::Invalid { problems, readable } => {
-            let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            rejected(&readable, Reason::new(Code::InvalidEvent, message))
-        }
-    })?;
-    work::check_body(&event).map_err(|reason| rejected(&readable(&event), reason))?;
+    let event = Event::decode(body).map_err(|error| Box::new(audit::of_body(body, &error.readable(), error.reason())))?;
+    work::check_body(&event).map_err(|reason| Box::new(audit::of_body(body, &event.readable(), reason)))?;
     Ok(event)
-}
-
-fn readable(event: &Event) -> Readable {
-    Readable {
-        source: event.source.to_string(),
-        id: event.id.to_string(),
-        integration: Some(event.request.integration().clone()),
-        verb: Some(event.request.verb()),
-    }
 }
 
 /// The event's target and its rules.
