@@ -77,9 +77,6 @@ impl Pipeline {
             let reason = Reason::new(Code::UnknownIntegration, message).at("data.integration");
             return self.reject_unknown(delivery, &event.readable(), reason);
         };
-        if let Some(pause) = target.pause() {
-            return retry::closed(delivery, pause);
-        }
         match self.timed(target, Box::pin(work::carry_out(&event, target, rules))).await {
             Ok(settled) => self.report(delivery, settled),
             Err(Stop::Conflict) => {
@@ -102,9 +99,6 @@ impl Pipeline {
             tracing::warn!(%integration, %grant_id, "an expiry of an integration that is not configured here");
             return Conclusion::of(retry::later(delivery, Duration::from_mins(5)));
         };
-        if let Some(pause) = target.pause() {
-            return retry::closed(delivery, pause);
-        }
         match self.timed(target, Box::pin(single::expire(&integration, &grant_id, revision, target, rules))).await {
             Ok(settled) => self.report(delivery, settled),
             Err(Stop::Moot) => Conclusion::of(End::Ack),
@@ -116,8 +110,12 @@ impl Pipeline {
         }
     }
 
-    /// Runs an event within the longest time, and tells the target's circuit how it went.
+    /// Runs an event within the longest time, and tells the target's circuit how it went. While the circuit is open
+    /// nothing is tried, and no slot is held.
     async fn timed(&self, target: &Target, work: impl Future<Output = Result<Settled, Stop>>) -> Result<Settled, Stop> {
+        if target.pause().is_some() {
+            return Err(Stop::Target(TargetError::CircuitOpen));
+        }
         let done = match tokio::time::timeout(LONGEST, work).await {
             Ok(done) => done,
             Err(_) => Err(Stop::Target(TargetError::Busy(LONGEST.as_secs()))),

@@ -12,6 +12,7 @@ use postern_schemas::{Code, Event, EventKey, Outcome, Reason, Request, Verb};
 use crate::audit;
 use crate::broker::{Delivery, End, HeaderValue, Line};
 use crate::config::WorkerConfig;
+use crate::postgres::TargetError;
 use crate::postgres::error::Disposition;
 use crate::work::Stop;
 
@@ -72,6 +73,7 @@ pub struct Failure {
 
 /// Decides what becomes of an event that stopped. `pause`: how long the target's circuit stays open.
 pub fn judge(delivery: &Delivery, trouble: &Trouble<'_>, stop: Stop, pause: Option<Duration>, limits: &WorkerConfig) -> Failure {
+    let circuit_open = matches!(stop, Stop::Target(TargetError::CircuitOpen));
     let (reason, disposition, draft) = match stop {
         Stop::Target(error) => (error.reason(), error.disposition(), None),
         Stop::SessionSurvives { draft, surviving } => {
@@ -87,10 +89,14 @@ pub fn judge(delivery: &Delivery, trouble: &Trouble<'_>, stop: Stop, pause: Opti
     let too_often = counts && attempts >= limits.max_attempts;
     let too_old = !counts && disposition == Disposition::Unreachable && is_too_old(trouble, limits);
     let survives = reason.code == Code::SessionSurvives;
-    tracing::warn!(
-        event_id = %trouble.key.id, integration = %trouble.key.integration, code = reason.code.as_str(),
-        sqlstate = reason.sqlstate, attempt = attempts, "{}", reason.message
-    );
+    // One line for a target that is down, not one for each event that waits for it.
+    let quiet = circuit_open && !too_old;
+    if !quiet {
+        tracing::warn!(
+            event_id = %trouble.key.id, integration = %trouble.key.integration, code = reason.code.as_str(),
+            sqlstate = reason.sqlstate, attempt = attempts, "{}", reason.message
+        );
+    }
     if (too_often || too_old) && !trouble.never_given_up {
         let end = dead(reason.code.as_str());
         return Failure { failed: Some(trouble.failed(reason)), end };
@@ -130,11 +136,6 @@ fn is_too_old(trouble: &Trouble<'_>, limits: &WorkerConfig) -> bool {
     let age = trouble.event.map(|event| Timestamp::now().duration_since(event.time));
     let longest = SignedDuration::try_from(limits.max_event_age).unwrap_or(SignedDuration::MAX);
     age.is_some_and(|age| age > longest)
-}
-
-/// The target's circuit is open: wait without trying.
-pub fn closed(delivery: &Delivery, pause: Duration) -> crate::broker::Conclusion {
-    crate::broker::Conclusion::of(later(delivery, pause))
 }
 
 /// Wait without counting an attempt.
@@ -178,7 +179,6 @@ fn after(pause: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::TargetError;
 
     fn limits() -> WorkerConfig {
         WorkerConfig {
