@@ -23,6 +23,9 @@ pub use self::builder::Builder;
 /// The integration of every stage.
 pub const INTEGRATION: &str = "orders-prod";
 
+/// How [`Stage::finish`] calls the server's log.
+const POSTGRES_LOG: &str = "PostgreSQL's log";
+
 /// A prepared test. End it with [`Stage::finish`].
 pub struct Stage {
     /// The cluster. Its database `orders` holds `fixtures/sample.sql`.
@@ -144,7 +147,7 @@ impl Stage {
 
     /// Everything that the servers and workers have written where others can read it, by name.
     async fn written(&self) -> Result<Vec<(String, String)>> {
-        let mut written = vec![("PostgreSQL's log".to_owned(), self.pg.log()?)];
+        let mut written = vec![(POSTGRES_LOG.to_owned(), self.pg.log()?)];
         for (index, worker) in self.workers.iter().enumerate() {
             written.push((format!("log of worker {index}"), worker.log()));
         }
@@ -169,6 +172,8 @@ impl Stage {
         }
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (name, text) in self.written().await? {
+            // The server's own log may show a verifier, nothing else may.
+            ensure!(name == POSTGRES_LOG || !text.contains("SCRAM-SHA-256$"), "a verifier was written to: {name}");
             for secret in &secrets {
                 ensure!(!text.contains(secret.as_str()), "the secret {secret} was written to: {name}");
             }

@@ -255,3 +255,38 @@ fn end_grant(integration: &IntegrationId, grant_id: &GrantId, ending: Ending, by
         .text(ending.as_str()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The statements of a plan as text, parameters left out.
+    fn text(plan: &Plan, version: i32) -> String {
+        let ledger = Ledger { id: Uuid::nil(), version, connector: "postern_connector".to_owned() };
+        let context = Context { ledger: &ledger, verifier: Some("SCRAM-SHA-256$…"), by: "" };
+        statements(plan, context).into_iter().map(|s| s.sql).collect::<Vec<_>>().join("\n")
+    }
+
+    fn plan() -> Plan {
+        let member = "jane\"doe@example.com".to_owned();
+        let integration: IntegrationId = "orders-prod".parse().unwrap_or_else(|e| panic!("{e}"));
+        let grant_id: GrantId = "AR-1".parse().unwrap_or_else(|e| panic!("{e}"));
+        let steps = vec![
+            Step::GrantBundles { member: member.clone(), bundles: vec!["a".to_owned(), "b".to_owned()] },
+            Step::CreateRole { name: member.clone(), valid_until: None, password: true, comment: "postern: jane's".to_owned() },
+            Step::GrantRoles { member: member.clone(), roles: vec!["reporting".to_owned()] },
+            Step::RevokeMembership { member, roles: vec!["c".to_owned()], grantor: "postern_owner".to_owned() },
+            Step::EndGrant { integration: integration.clone(), grant_id: grant_id.clone(), ending: Ending::Swept },
+            Step::BarGrant { integration, grant_id },
+        ];
+        Plan { steps, hold: vec![1, 2], ..Plan::default() }
+    }
+
+    #[test]
+    fn memberships_come_last_and_names_are_quoted() {
+        insta::assert_snapshot!("from_16", text(&plan(), 160_014));
+        insta::assert_snapshot!("up_to_15", text(&plan(), 150_018));
+    }
+}
