@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use postern_schemas::{IntegrationId, Principal};
 
-use crate::access::plan::{Decision, Plan};
+use crate::access::plan::Plan;
 use crate::access::revoke;
 use crate::access::state::{GrantRow, Observed};
 
-/// Ends a leaving person's earlier grants, as the wide revoke does. Whether the account goes too is decided by
-/// [`may_delete`] when no session is left.
-pub fn person(integration: &IntegrationId, principal: &Principal, until: Timestamp, role_name: &str, seen: &Observed) -> Decision {
+/// Ends a leaving person's earlier grants, as the wide revoke does. The account goes when no session is left, unless it
+/// [`stays`].
+pub fn person(integration: &IntegrationId, principal: &Principal, until: Timestamp, role_name: &str, seen: &Observed) -> Plan {
     revoke::person(integration, principal, until, true, role_name, seen)
 }
 
@@ -20,7 +20,7 @@ pub fn repair(role_name: &str, seen: &Observed) -> Plan {
     plan
 }
 
-/// An account may be deleted when it is ours and no grant of it is active, in whatever integration.
-pub fn may_delete(seen: &Observed) -> bool {
-    seen.our_role().is_some() && seen.active.is_empty()
+/// Whether the account stays although the person leaves: a grant was asked later, or through another integration.
+pub fn stays(integration: &IntegrationId, until: Timestamp, seen: &Observed) -> bool {
+    seen.active.iter().any(|grant| grant.integration != *integration || grant.asked_at > until)
 }

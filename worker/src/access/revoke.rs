@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use postern_schemas::result::Change;
 use postern_schemas::{Code, GrantId, IntegrationId, Principal, Reason};
 
-use crate::access::plan::{Decision, Plan, Step};
+use crate::access::plan::{Plan, Step};
 use crate::access::policy::MAX_AHEAD;
 use crate::access::reconcile::{Goal, reconcile};
 use crate::access::state::{Ending, GrantRow, Observed};
@@ -15,7 +15,7 @@ pub fn effective(asked: Timestamp, now: Timestamp) -> Timestamp {
 }
 
 /// Ends `grant_id` for good, whether or not it ever came.
-pub fn one(integration: &IntegrationId, grant_id: &GrantId, role_name: &str, seen: &Observed) -> Decision {
+pub fn one(integration: &IntegrationId, grant_id: &GrantId, role_name: &str, seen: &Observed) -> Plan {
     let mut plan = Plan::default();
     let key = seen.grant_key.clone().unwrap_or_default();
     let ends = |row: &&GrantRow| row.grant_id == *grant_id && row.integration == *integration;
@@ -36,19 +36,12 @@ pub fn one(integration: &IntegrationId, grant_id: &GrantId, role_name: &str, see
     }
     let stay = seen.in_force().filter(|row| !ends(row)).collect();
     take_away(seen, stay, role_name, &mut plan);
-    Decision::Do(plan)
+    plan
 }
 
 /// Ends every grant of one person in `integration` that was asked at or before `until`. With `raise`, the
 /// watermark is raised too, so that those still on their way are over as they come.
-pub fn person(
-    integration: &IntegrationId,
-    principal: &Principal,
-    until: Timestamp,
-    raise: bool,
-    role_name: &str,
-    seen: &Observed,
-) -> Decision {
+pub fn person(integration: &IntegrationId, principal: &Principal, until: Timestamp, raise: bool, role_name: &str, seen: &Observed) -> Plan {
     let mut plan = Plan::default();
     if raise && seen.watermark.is_none_or(|watermark| watermark < until) {
         let (integration, principal) = (integration.clone(), Some(principal.clone()));
@@ -62,7 +55,7 @@ pub fn person(
     }
     let stay = seen.in_force().filter(|row| !ends(row)).collect();
     take_away(seen, stay, role_name, &mut plan);
-    Decision::Do(plan)
+    plan
 }
 
 /// Brings role and memberships down to the grants that stay.

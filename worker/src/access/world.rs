@@ -153,9 +153,10 @@ impl World {
                 };
                 grant::plan(&grant, at(*asked), ROLE, &self.observe(Some(*id)), &rules())
             }
-            Ask::RevokeGrant { id } => revoke::one(&integration, &grant_id(*id), ROLE, &self.observe(Some(*id))),
+            Ask::RevokeGrant { id } => Decision::Do(revoke::one(&integration, &grant_id(*id), ROLE, &self.observe(Some(*id)))),
             Ask::RevokePerson { until } => {
-                revoke::person(&integration, &principal(), revoke::effective(at(*until), self.now), true, ROLE, &self.observe(None))
+                let until = revoke::effective(at(*until), self.now);
+                Decision::Do(revoke::person(&integration, &principal(), until, true, ROLE, &self.observe(None)))
             }
             Ask::Expiry { id, revision } => expiry::plan(&integration, &grant_id(*id), *revision, ROLE, &self.observe(Some(*id))),
             Ask::Rotate { asked } => {

@@ -5,13 +5,13 @@ use postern_schemas::result::{AuditEvent, Blocker, Change};
 use postern_schemas::{Code, Event, EventKey, Outcome, Principal, Reason};
 
 use crate::access::policy::check_account;
-use crate::access::{Decision, Plan, Rules, cleanup, revoke, rotate};
+use crate::access::{Observed, Plan, Rules, cleanup, revoke, rotate};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::events::{self, Phase};
 use crate::postgres::ledger::BEGIN;
 use crate::postgres::{Target, TargetError, batch, bundle, dispose, sessions, sweep};
 use crate::work::single::{by, expire, finish};
-use crate::work::wide::{Taken, claim, draft, settled, transaction};
+use crate::work::wide::{Done, Taken, claim, draft, settled, transaction};
 use crate::work::{Settled, Stop};
 
 /// How long a claim holds without a sign of life. A worker that dies delays the event by at most this.
@@ -101,12 +101,16 @@ async fn end_expired(key: &EventKey, target: &Target, rules: &Rules, swept: &mut
     Ok(())
 }
 
+fn repair(role_name: &str, seen: &Observed) -> (Plan, ()) {
+    (cleanup::repair(role_name, seen), ())
+}
+
 async fn repair_drifted(key: &EventKey, target: &Target, swept: &mut Swept) -> Result<(), Stop> {
     let (session, _) = target.maintenance().await?;
     let people = sweep::drifted(session.client()).await?;
     drop(session);
     for principal in people {
-        let (plan, role) = transaction(target, &key.integration, &principal, &by(key), cleanup::repair).await?;
+        let Done { plan, role, .. } = transaction(target, &key.integration, &principal, &by(key), repair).await?;
         if plan.end_sessions
             && let Some(role) = role
         {
@@ -129,7 +133,7 @@ async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept
     let people = sweep::deletable(session.client(), age).await?;
     drop(session);
     for principal in people {
-        let (plan, role) = transaction(target, &key.integration, &principal, &by(key), cleanup::repair).await?;
+        let Done { plan, role, .. } = transaction(target, &key.integration, &principal, &by(key), repair).await?;
         swept.plan.drift.extend(plan.drift);
         let blocked = delete(target, &principal, role.as_ref(), &mut swept.terminated, &mut swept.plan.changes).await?;
         swept.blocked.extend(blocked);
@@ -177,21 +181,12 @@ pub async fn person(event: &Event, principal: &Principal, target: &Target) -> Re
 async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Target, now: Timestamp) -> Result<AuditEvent, Stop> {
     let until = revoke::effective(event.time, now);
     let by = by(key);
-    let refused = std::sync::Mutex::new(None);
-    let stays = std::sync::atomic::AtomicBool::new(false);
-    let (mut plan, role) = transaction(target, &key.integration, principal, &by, |role_name, seen| {
-        if let Ok(mut refused) = refused.lock() {
-            *refused = check_account(seen, role_name).err();
-        }
-        let later = seen.active.iter().any(|grant| grant.integration != key.integration || grant.asked_at > until);
-        stays.store(later, std::sync::atomic::Ordering::Relaxed);
-        match cleanup::person(&key.integration, principal, until, role_name, seen) {
-            Decision::Do(plan) => plan,
-            _ => Plan::default(),
-        }
-    })
-    .await?;
-    let refused = refused.into_inner().ok().flatten();
+    let decide = |role_name: &str, seen: &Observed| {
+        let stays = cleanup::stays(&key.integration, until, seen);
+        let refused = check_account(seen, role_name).err();
+        (cleanup::person(&key.integration, principal, until, role_name, seen), (stays, refused))
+    };
+    let Done { mut plan, role, answer: (stays, refused) } = transaction(target, &key.integration, principal, &by, decide).await?;
     if let (Some(reason), None) = (refused, &role) {
         plan.outcome = Some(Outcome::Rejected);
         plan.reason = Some(reason);
@@ -205,7 +200,7 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
     let gone = sessions::end(session.client(), &roles).await?;
     drop(session);
     terminated += gone.terminated;
-    if stays.into_inner() {
+    if stays {
         plan.warnings.push("the account stays: a grant was asked later, or through another integration".to_owned());
         if plan.changes.is_empty() {
             plan.outcome = Some(Outcome::Superseded);

@@ -92,16 +92,14 @@ async fn of_person(
     target: &Target,
     event: &Event,
     person: &Principal,
-    decide: impl Fn(&str, &Observed) -> Decision,
+    decide: impl Fn(&str, &Observed) -> Plan,
 ) -> Result<Vec<String>, TargetError> {
     let role_name = target.integration().role_name.role_name(person).to_string();
     let seen = observe::person(session.begin(), ledger, event.request.integration(), person, &role_name).await?;
     apply::rollback(session.client()).await?;
     session.ended();
     let mut lines = vec![format!("-- {person}")];
-    if let Decision::Do(plan) = decide(&role_name, &seen) {
-        lines.extend(sql(&plan, ledger));
-    }
+    lines.extend(sql(&decide(&role_name, &seen), ledger));
     Ok(lines)
 }
 

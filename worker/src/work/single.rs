@@ -198,10 +198,12 @@ impl Task<'_> {
                 Some(reason) => Decision::Do(Plan::rejected(reason)),
                 None => grant::plan(request, self.asked_at, &self.role_name, seen, rules),
             },
-            Some(Request::Revoke(Revoke::Grant(request))) => revoke::one(&request.integration, &request.grant_id, &self.role_name, seen),
+            Some(Request::Revoke(Revoke::Grant(request))) => {
+                Decision::Do(revoke::one(&request.integration, &request.grant_id, &self.role_name, seen))
+            }
             Some(Request::Revoke(Revoke::Principal(request))) => {
                 let until = revoke::effective(self.asked_at, seen.now);
-                revoke::person(&request.integration, &request.principal, until, true, &self.role_name, seen)
+                Decision::Do(revoke::person(&request.integration, &request.principal, until, true, &self.role_name, seen))
             }
             Some(Request::Rotate(Rotate::Principal(request))) => match cannot_deliver(&request.credential, rules) {
                 Some(reason) => Decision::Do(Plan::rejected(reason)),

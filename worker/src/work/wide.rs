@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use postern_schemas::result::{AuditEvent, Change};
 use postern_schemas::{Event, EventKey, IntegrationId, Principal, Request};
 
-use crate::access::{Decision, Plan, revoke};
+use crate::access::state::Role;
+use crate::access::{Observed, Plan, revoke};
 use crate::audit::{self, Draft};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::error::Disposition;
@@ -51,33 +52,37 @@ pub async fn all(event: &Event, target: &Target) -> Result<Settled, Stop> {
 
 /// Ends one person's grants that were asked until then. The watermark stands already.
 async fn person(target: &Target, integration: &IntegrationId, principal: &Principal, until: Timestamp, by: &str) -> Result<Plan, Stop> {
-    transaction(target, integration, principal, by, |role_name, seen| {
-        match revoke::person(integration, principal, until, false, role_name, seen) {
-            Decision::Do(plan) => plan,
-            _ => Plan::default(),
-        }
-    })
-    .await
-    .map(|(plan, _)| plan)
+    let decide = |role_name: &str, seen: &Observed| (revoke::person(integration, principal, until, false, role_name, seen), ());
+    transaction(target, integration, principal, by, decide).await.map(|done| done.plan)
 }
 
-/// One person looked at and changed in a transaction of its own. Returns the plan and the person's role.
-pub(super) async fn transaction(
+/// What was done to one person.
+pub(super) struct Done<T> {
+    /// The plan that was carried out.
+    pub(super) plan: Plan,
+    /// The person's role as it was, if it is ours.
+    pub(super) role: Option<Role>,
+    /// What the decision wanted to know beside.
+    pub(super) answer: T,
+}
+
+/// One person looked at and changed in a transaction of its own.
+pub(super) async fn transaction<T>(
     target: &Target,
     integration: &IntegrationId,
     principal: &Principal,
     by: &str,
-    decide: impl Fn(&str, &crate::access::Observed) -> Plan,
-) -> Result<(Plan, Option<crate::access::state::Role>), Stop> {
+    decide: impl Fn(&str, &Observed) -> (Plan, T),
+) -> Result<Done<T>, Stop> {
     let role_name = target.integration().role_name.role_name(principal).to_string();
     let mut last = TargetError::Restless(ROUNDS);
     for _ in 0..ROUNDS {
         let (mut session, ledger) = target.maintenance().await?;
         let attempt = async {
             let seen = observe::person(session.begin(), &ledger, integration, principal, &role_name).await?;
-            let plan = decide(&role_name, &seen);
+            let (plan, answer) = decide(&role_name, &seen);
             apply::apply(session.client(), &plan, Context { ledger: &ledger, verifier: None, by }, Vec::new()).await?;
-            Ok((plan, seen.our_role().cloned()))
+            Ok(Done { plan, role: seen.our_role().cloned(), answer })
         };
         match attempt.await {
             Ok(done) => {
