@@ -20,8 +20,7 @@ case $servers in
 esac
 
 say "building (some minutes the first time)"
-cargo build --locked -p postern
-cargo build --locked -p postern-tests --bin postern-demo
+cargo build --locked -p postern -p postern-tests --bin postern --bin postern-demo
 demo=${CARGO_TARGET_DIR:-target}/debug/postern-demo
 
 if [ "$servers" = packages ]; then

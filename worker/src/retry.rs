@@ -171,7 +171,7 @@ fn growing(n: i64, longest: Duration) -> Duration {
 
 /// A fifth more or less, so that what failed together does not come back together.
 fn after(pause: Duration) -> Timestamp {
-    let random = u32::from(uuid::Uuid::now_v7().as_bytes()[15]);
+    let random = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
     let pause = pause.mul_f64(0.8 + 0.4 * f64::from(random) / 255.0);
     Timestamp::now() + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO)
 }

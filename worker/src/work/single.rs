@@ -361,6 +361,6 @@ async fn roll_back(session: &mut Session) -> Result<(), TargetError> {
 
 /// A moment, longer with each round, and not the same for everybody.
 async fn pause(round: u32) {
-    let jitter = u64::from(uuid::Uuid::now_v7().as_bytes()[15]) % 16;
+    let jitter = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) % 16;
     tokio::time::sleep(std::time::Duration::from_millis(jitter << round.min(5))).await;
 }
