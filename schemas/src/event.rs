@@ -9,9 +9,13 @@ use crate::id;
 use crate::names::{Attribute, IntegrationId};
 use crate::request::{Request, Verb};
 use crate::result::{Code, Reason};
+use crate::strict::Strict;
 
 /// The most bytes an event may have.
 pub const MAX_BYTES: usize = 256 * 1024;
+
+/// The `source` of the events that announce a grant's own end. Producers cannot use it.
+pub const EXPIRY_SOURCE: &str = "//postern/expiry";
 
 /// The idempotency key: one effect and one final result, however often the event arrives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +120,8 @@ impl Event {
         if body.len() > MAX_BYTES {
             return Err(DecodeError::Undecodable(format!("the event is {} bytes long; expected at most {MAX_BYTES}", body.len())));
         }
-        let value: Value = serde_json::from_slice(body).map_err(|e| DecodeError::Undecodable(format!("the event is not JSON: {e}")))?;
+        let Strict(value) =
+            serde_json::from_slice(body).map_err(|e| DecodeError::Undecodable(format!("the event is not readable JSON: {e}")))?;
         if !value.is_object() {
             return Err(DecodeError::Undecodable("the event is not a JSON object; expected CloudEvents 1.0 in structured mode".to_owned()));
         }
@@ -145,11 +150,14 @@ impl Event {
             envelope.problem("specversion", "expected \"1.0\"");
         }
         let id = envelope.required_text("id");
-        let source = envelope.required_text("source");
+        let source: Option<Attribute> = envelope.required_text("source");
+        if source.as_ref().is_some_and(|source| source.as_str() == EXPIRY_SOURCE) {
+            envelope.problem("source", "is Postern's own, for grants that expire; expected the producer's");
+        }
         let kind: Option<String> = envelope.required_text("type");
         let time: Option<Timestamp> = envelope.required_text("time");
-        let subject = envelope.text("subject");
-        let traceparent = envelope.text("traceparent");
+        let subject = envelope.text("subject").map(|text: String| visible(&envelope, "subject", text));
+        let traceparent = envelope.text("traceparent").map(|text: String| visible(&envelope, "traceparent", text));
         let content: Option<String> = envelope.text("datacontenttype");
         if content.is_some_and(|c| !c.split(';').next().is_some_and(|c| c.trim().eq_ignore_ascii_case("application/json"))) {
             envelope.problem("datacontenttype", "expected application/json");
@@ -187,6 +195,14 @@ impl Event {
             id: self.id.as_str().to_owned(),
         }
     }
+}
+
+/// What is echoed in the result is stored on the way, and PostgreSQL's jsonb takes no NUL.
+fn visible(envelope: &Fields<'_>, name: &str, text: String) -> String {
+    if text.chars().any(char::is_control) {
+        envelope.problem(name, "contains a control character; expected none");
+    }
+    text
 }
 
 /// PostgreSQL keeps microseconds. What it would round is cut off here, so that a moment from an event and the same one
@@ -255,6 +271,28 @@ mod tests {
         let mut same_instant = event;
         same_instant["time"] = json!("2026-11-21T10:00:00.123456+01:00");
         assert_eq!(digest(&spaced), digest(&same_instant.to_string()));
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_refused_at_any_depth() {
+        let twice = examples::grant().to_string().replace(r#""principal":"#, r#""principal":"eve","principal":"#);
+        assert!(matches!(Event::decode(twice.as_bytes()), Err(DecodeError::Undecodable(why)) if why.contains("principal")));
+    }
+
+    #[test]
+    fn what_is_stored_and_echoed_has_no_control_characters() {
+        for name in ["subject", "traceparent"] {
+            let mut event = examples::grant();
+            event[name] = json!("a\u{0}b");
+            assert!(problems(&event).join("").starts_with(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_source_of_expiries_is_not_a_producers() {
+        let mut event = examples::grant();
+        event["source"] = json!(EXPIRY_SOURCE);
+        assert!(problems(&event).join("").starts_with("source:"));
     }
 
     #[test]

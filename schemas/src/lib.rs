@@ -29,6 +29,7 @@ pub mod request;
 pub mod result;
 pub mod schema;
 pub mod store;
+mod strict;
 
 pub use event::{DecodeError, Event, EventKey};
 pub use grant::{Deliver, Grant};

@@ -48,6 +48,9 @@ fn bare(name: &str) -> Option<Value> {
     Verb::ALL.into_iter().find(|verb| name == format!("{verb}.v1")).map(event)
 }
 
+/// No control characters.
+const VISIBLE: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
+
 fn event(verb: Verb) -> Value {
     let attribute = |description: &str| with_description(of::<Attribute>(false), description);
     let examples: Vec<Value> =
@@ -61,11 +64,11 @@ fn event(verb: Verb) -> Value {
         "properties": {
             "specversion": { "type": "string", "const": "1.0" },
             "id": attribute("Unique with source and integration; the same id again is the same event."),
-            "source": attribute("Who asks."),
+            "source": attribute("Who asks; //postern/expiry is Postern's own."),
             "type": { "type": "string", "const": kind(verb) },
             "time": with_description(time(), "When it was asked, to less than a second. Orders what the queue does not."),
-            "subject": { "type": "string", "description": "Echoed in the result." },
-            "traceparent": { "type": "string", "description": "W3C trace context, echoed in the result." },
+            "subject": { "type": "string", "pattern": VISIBLE, "description": "Echoed in the result." },
+            "traceparent": { "type": "string", "pattern": VISIBLE, "description": "W3C trace context, echoed in the result." },
             "datacontenttype": { "type": "string", "pattern": r"^\s*[Aa][Pp][Pp][Ll][Ii][Cc][Aa][Tt][Ii][Oo][Nn]/[Jj][Ss][Oo][Nn]\s*(;|$)" },
             "data": data(verb)
         },

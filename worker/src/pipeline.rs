@@ -121,6 +121,9 @@ impl Pipeline {
             Err(_) => Err(Stop::Target(TargetError::Busy(LONGEST.as_secs()))),
         };
         let reached = !matches!(&done, Err(Stop::Target(error)) if error.closes_circuit());
+        if matches!(&done, Err(Stop::Target(error)) if error.lost_ledger()) {
+            target.forget_ledger().await;
+        }
         target.note(reached);
         self.metrics.target_up(&target.integration().id, reached);
         done

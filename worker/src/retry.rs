@@ -158,7 +158,7 @@ pub fn attempt(delivery: &Delivery) -> u32 {
 
 /// When a worker first took the event up.
 pub fn received_at(delivery: &Delivery) -> Timestamp {
-    delivery.headers.get_i64(RECEIVED).and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_else(Timestamp::now)
+    delivery.headers.get_i64(RECEIVED).and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(delivery.arrived)
 }
 
 fn kept(delivery: &Delivery) -> Vec<(&'static str, HeaderValue)> {

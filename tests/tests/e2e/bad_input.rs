@@ -82,6 +82,8 @@ async fn wrong_events_are_rejected_with_code_field_and_expectation() -> Result<(
         (discover(INTEGRATION, &["table"]), "invalid_event", "type"),
         (ok().database("orders", "read_only").attribute("specversion", json!("0.3")), "invalid_event", "specversion"),
         (ok().database("orders", "read_only").attribute("time", json!("yesterday")), "invalid_event", "time"),
+        (ok().database("orders", "read_only").attribute("source", json!("//postern/expiry")), "invalid_event", "source"),
+        (revoke_principal(INTEGRATION, "jane").attribute("subject", json!("a\0b")), "invalid_event", "subject"),
         (revoke_principal(INTEGRATION, "jane").with("all", json!(true)), "invalid_event", "data"),
         (revoke_principal(INTEGRATION, "jane").with("all", json!(false)), "invalid_event", "data.all"),
         (rotate_principal(INTEGRATION, "jane", "age1wrong"), "invalid_event", "data.credential.recipient"),
@@ -131,7 +133,8 @@ async fn what_cannot_be_decoded_is_rejected_and_kept_byte_for_byte() -> Result<(
     let mut stage = Stage::start().await?;
     stage.workers(1).await?;
     let huge = vec![b' '; 300 * 1024];
-    let bodies: [&[u8]; 5] = [b"\xff\xfe\x00", b"not json", b"[1, 2]", b"", &huge];
+    let twice = plain().json().to_string().replace(r#""principal":"#, r#""principal":"eve","principal":"#);
+    let bodies: [&[u8]; 6] = [b"\xff\xfe\x00", b"not json", b"[1, 2]", b"", &huge, twice.as_bytes()];
     for (index, body) in bodies.iter().enumerate() {
         stage.broker.publish_raw(body, "access.grant.orders-prod", properties(&format!("m{index}"))).await?;
     }

@@ -5,7 +5,7 @@ use postern_tests::events::{cleanup, grant, revoke_all, revoke_grant};
 use postern_tests::stage::{INTEGRATION, Stage};
 use serde_json::json;
 
-use crate::{allowed, denied, explained};
+use crate::{allowed, denied, ended, explained, sessions_of};
 
 #[tokio::test]
 async fn integrations_on_one_ledger_share_the_account_and_end_only_their_own_grants() -> Result<()> {
@@ -168,5 +168,68 @@ async fn a_schema_postern_that_somebody_else_made_is_not_trusted() -> Result<()>
     }
     superuser.batch_execute("DROP SCHEMA postern").await?;
     assert_eq!(stage.result_of(&asked).await?["outcome"], "succeeded");
+    stage.finish().await
+}
+
+#[tokio::test]
+async fn a_person_who_holds_locks_cannot_keep_access() -> Result<()> {
+    let mut stage = Stage::start().await?;
+    stage.workers(1).await?;
+    let recipient = stage.identity.recipient();
+    let admin = stage.pg.admin("postgres").await?;
+    let mut held = Vec::new();
+    for who in ["aa", "mm", "zz"] {
+        let asked = grant(INTEGRATION, who, who).database("orders", "read_only").age(&recipient);
+        held.push(stage.login_as(&stage.expect(&asked, "succeeded").await?).await?);
+    }
+    // Holds the row of the own role, which ALTER ROLE needs.
+    held[1].batch_execute("BEGIN; ALTER ROLE mm PASSWORD 'mine'").await?;
+    let result = stage.expect(&revoke_all(INTEGRATION), "succeeded").await?;
+    assert_eq!(result["ended_total"], 3, "{result:#}");
+    for who in ["aa", "mm", "zz"] {
+        assert!(ended(&admin, who).await?, "{who}");
+        assert_eq!(sessions_of(&admin, who).await?, 0, "{who}");
+    }
+    let asked = grant(INTEGRATION, "again", "mm").database("orders", "read_only").age(&recipient);
+    stage.expect(&asked, "succeeded").await?;
+    let session = stage.pg.login("mm", &own_password(&stage, "mm").await?, "orders").await?;
+    session.batch_execute("BEGIN; ALTER ROLE mm PASSWORD 'mine'").await?;
+    stage.expect(&revoke_grant(INTEGRATION, "again"), "succeeded").await?;
+    assert!(ended(&admin, "mm").await?);
+    assert_eq!(sessions_of(&admin, "mm").await?, 0);
+    explained(&stage).await?;
+    stage.finish().await
+}
+
+/// A password for a person, set past Postern.
+async fn own_password(stage: &Stage, who: &str) -> Result<String> {
+    stage.pg.superuser("postgres").await?.batch_execute(&format!("ALTER ROLE {who} PASSWORD 'set-by-hand'")).await?;
+    Ok("set-by-hand".to_owned())
+}
+
+#[tokio::test]
+async fn what_people_grant_to_bundles_and_odd_functions_stop_nobody_else() -> Result<()> {
+    let mut stage = Stage::start().await?;
+    stage.workers(1).await?;
+    let recipient = stage.identity.recipient();
+    stage.pg.admin("orders").await?.batch_execute(
+        "CREATE AGGREGATE sales.middle(float8 ORDER BY float8) (SFUNC = ordered_set_transition, STYPE = internal, FINALFUNC = percentile_cont_float8_final)",
+    ).await.or_else(|error| if error.code().is_some() { Ok(()) } else { Err(error) })?;
+    stage.pg.admin("orders").await?.batch_execute("CREATE FUNCTION sales.many(VARIADIC n int[]) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE PROCEDURE sales.out(a int, OUT b int) LANGUAGE sql AS 'SELECT 1'").await?;
+    let asked = |id: &str, who: &str| grant(INTEGRATION, id, who).schema("orders", "sales", "admin").age(&recipient);
+    let evil = stage.login_as(&stage.expect(&asked("1", "evil"), "succeeded").await?).await?;
+    let superuser = stage.pg.superuser("postgres").await?;
+    let bundle: String = superuser.query_one("SELECT role_name FROM postern.bundle", &[]).await?.get(0);
+    evil.batch_execute(&format!(
+        "CREATE TEMP TABLE t (i int); GRANT ALL ON t TO \"{bundle}\"; CREATE TABLE sales.evil (i int); GRANT ALL ON sales.evil TO \"{bundle}\""
+    ))
+    .await?;
+    stage.expect(&asked("2", "kim"), "succeeded").await?;
+    let result = stage.send(&cleanup(INTEGRATION)).await?;
+    ensure!(
+        result["outcome"] != "failed" && result["warnings_total"] == 0 || result["warnings"].to_string().contains("evil"),
+        "{result:#}"
+    );
+    explained(&stage).await?;
     stage.finish().await
 }

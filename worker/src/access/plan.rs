@@ -191,6 +191,17 @@ impl Plan {
         Self::settled(Outcome::Rejected, reason)
     }
 
+    /// Puts off what needs the role's own row. A person can hold that row in an open transaction (`ALTER ROLE` of one's own
+    /// password), but not the memberships: so access goes first, then the sessions, and the login last, by the repair that
+    /// follows. Returns whether anything was put off.
+    pub fn put_role_off(&mut self) -> bool {
+        let before = self.steps.len();
+        if self.end_sessions {
+            self.steps.retain(|step| !matches!(step, Step::AlterRole { password: false, .. }));
+        }
+        self.steps.len() < before
+    }
+
     /// The outcome; `succeeded` or `unchanged` where no rule said otherwise.
     pub fn outcome(&self) -> Outcome {
         self.outcome.unwrap_or(if self.changes.is_empty() { Outcome::Unchanged } else { Outcome::Succeeded })

@@ -24,6 +24,8 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 /// One message from the work queue.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// When this process got it, by its clock.
+    pub arrived: jiff::Timestamp,
     /// The body, untouched.
     pub body: Vec<u8>,
     /// The producer's headers and Postern's own. On a [`Delivery::fresh`] message there are none of Postern's: whoever
@@ -66,6 +68,7 @@ impl Delivery {
         let headers = Headers::received(&table, fresh);
         let routing_key = if fresh { routing_key } else { headers.get_str(ROUTING_KEY).unwrap_or_default() }.to_owned();
         Self {
+            arrived: jiff::Timestamp::now(),
             body,
             redelivered,
             delivery_count,

@@ -16,6 +16,7 @@ use crate::access::state::{BundleKey, Oid, role_comment};
 use crate::config::integration::OwnedObjects;
 use crate::postgres::batch::{self, Statement};
 use crate::postgres::dispose;
+use crate::postgres::error::Disposition;
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::{ident, literal};
 use crate::postgres::privileges::{self, Difference};
@@ -47,7 +48,7 @@ pub async fn ensure(target: &Target, keys: &[BundleKey]) -> Result<Vec<Change>, 
                     last = None;
                     break;
                 }
-                Err(error) if error.disposition() == super::error::Disposition::Again => last = Some(error),
+                Err(error) if error.disposition() == Disposition::Again => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -235,7 +236,8 @@ pub async fn refresh(target: &Target) -> Result<(Vec<Change>, Vec<String>), Targ
         match ensure(target, std::slice::from_ref(key)).await {
             Ok(found) => drift.extend(found),
             Err(TargetError::Rejected(reason)) => warnings.push(reason.message),
-            Err(error) => return Err(error),
+            Err(error) if error.disposition() == Disposition::Unreachable => return Err(error),
+            Err(error) => warnings.push(format!("{} was not compared: {error}", scope_text(key))),
         }
     }
     Ok((drift, warnings))
@@ -253,20 +255,24 @@ pub async fn drop_unneeded(target: &Target) -> Result<(Vec<Change>, Vec<Blocker>
     let mut blocked = Vec::new();
     for row in rows.iter().flatten() {
         let (id, role, oid): (i64, String, Oid) = (row.get("id"), row.get("role_name"), row.get("role_oid"));
-        if !retire(target, id).await? {
-            continue;
-        }
-        let blockers = dispose::drop_role(target, oid, &OwnedObjects::Keep, None).await?;
-        if blockers.is_empty() {
-            let (session, _) = target.maintenance().await?;
-            let forget = Statement::query("forgetting the bundle", "DELETE FROM postern.bundle WHERE id = $1").bind(id, Type::INT8);
-            batch::alone(session.client(), vec![forget]).await?;
-            changes.push(Change::new("drop_bundle", role));
-        } else {
-            blocked.extend(blockers);
+        // One that cannot be dropped now is dropped next time; it keeps no other from going.
+        match retire_and_drop(target, id, oid).await {
+            Ok(None) => {}
+            Ok(Some(blockers)) if blockers.is_empty() => changes.push(Change::new("drop_bundle", role)),
+            Ok(Some(blockers)) => blocked.extend(blockers),
+            Err(error) if error.disposition() == Disposition::Unreachable => return Err(error),
+            Err(error) => blocked.push(Blocker { database: None, object: format!("bundle role {role}: {error}") }),
         }
     }
     Ok((changes, blocked))
+}
+
+/// `None`: it is needed after all.
+async fn retire_and_drop(target: &Target, id: i64, oid: Oid) -> Result<Option<Vec<Blocker>>, TargetError> {
+    if !retire(target, id).await? {
+        return Ok(None);
+    }
+    dispose::drop_role(target, oid, &OwnedObjects::Keep, dispose::Record::Bundle(id)).await.map(Some)
 }
 
 /// Retires a bundle unless an active grant needs it: the row is locked first, and the question is a statement of its

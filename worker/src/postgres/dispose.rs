@@ -18,17 +18,68 @@ use crate::postgres::ledger::{BEGIN, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::{Target, TargetError};
 
-/// Drops the role of this OID and everything that was granted to it. Returns what keeps it from being dropped.
-///
-/// With `person`, the account's row is locked and looked at once more before the role goes: a grant that came in the
-/// meantime keeps it.
-pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, person: Option<&Principal>) -> Result<Vec<Blocker>, TargetError> {
+/// The ledger's row of a role that is dropped. Whoever changes the role's memberships or drops it holds this row: two
+/// workers dropping one role would otherwise leave a membership of a dead role behind (`GRANT` beside `DROP ROLE`).
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// A retired bundle, by its row's id.
+    Bundle(i64),
+    /// A person's account.
+    Person(&'a Principal),
+}
+
+impl Record<'_> {
+    /// Locks the row; no row: somebody else dropped the role.
+    fn lock(self, oid: Oid) -> Statement {
+        match self {
+            Self::Bundle(id) => Statement::query(
+                "locking the bundle",
+                "SELECT 1 FROM postern.bundle WHERE id = $1 AND role_oid = $2 AND state = 'retired' FOR UPDATE",
+            )
+            .bind(id, Type::INT8),
+            Self::Person(person) => {
+                Statement::query("locking the person", "SELECT 1 FROM postern.account WHERE principal = $1 AND role_oid = $2 FOR UPDATE")
+                    .text(person.as_str())
+            }
+        }
+        .bind(oid, Type::OID)
+    }
+
+    /// Active grants that need the role, as a statement of its own behind the lock.
+    fn needed(self) -> Statement {
+        match self {
+            Self::Bundle(id) => Statement::query(
+                "looking for grants",
+                "SELECT FROM postern.access_grant WHERE ending IS NULL AND bundles @> ARRAY[$1] LIMIT 1",
+            )
+            .bind(id, Type::INT8),
+            Self::Person(person) => {
+                Statement::query("looking for grants", "SELECT FROM postern.access_grant WHERE principal = $1 AND ending IS NULL LIMIT 1")
+                    .text(person.as_str())
+            }
+        }
+    }
+
+    /// The role is gone. A person's generation stays, so that it never counts down.
+    fn forget(self) -> Statement {
+        match self {
+            Self::Bundle(id) => Statement::query("forgetting the bundle", "DELETE FROM postern.bundle WHERE id = $1").bind(id, Type::INT8),
+            Self::Person(person) => Statement::query(
+                "forgetting the role",
+                "UPDATE postern.account SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false WHERE principal = $1",
+            )
+            .text(person.as_str()),
+        }
+    }
+}
+
+/// Drops the role of this OID and everything that was granted to it. Returns what keeps it from being dropped: a grant
+/// that came in the meantime among it.
+pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
     let _alone = target.heavy().await;
     let (mut session, ledger) = target.maintenance().await?;
     let Some(name) = role_name(&session, oid).await? else {
-        if let Some(person) = person {
-            batch::alone(session.client(), vec![forget(person)]).await?;
-        }
+        batch::alone(session.client(), vec![record.forget()]).await?;
         return Ok(Vec::new());
     };
     let blockers = blockers(target, &session, oid, &name, owned).await?;
@@ -38,13 +89,19 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, person: 
     let databases = databases(&session, oid).await?;
     if !databases.is_empty() {
         let options = if ledger.has_membership_options() { " WITH INHERIT TRUE, SET TRUE" } else { "" };
+        let client = session.begin();
+        let locked = batch::run(client, &[Statement::plain("beginning a transaction", BEGIN), record.lock(oid)]).await?;
+        if locked.get(1).is_none_or(Vec::is_empty) {
+            batch::run(client, &[Statement::plain("rolling back", "ROLLBACK")]).await?;
+            session.ended();
+            return Ok(Vec::new());
+        }
         let hand_over = [
-            Statement::plain("beginning a transaction", BEGIN),
             Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
             Statement::plain("joining a role to be dropped", format!("GRANT {} TO {}{options}", ident(&name), ident(&ledger.connector))),
             Statement::plain("committing", "COMMIT"),
         ];
-        batch::run(session.begin(), &hand_over).await?;
+        batch::run(client, &hand_over).await?;
         session.ended();
     }
     for database in databases {
@@ -65,7 +122,7 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, person: 
             Err(error) => return Err(error),
         }
     }
-    match drop_last(&mut session, &name, person).await {
+    match drop_last(&mut session, &name, oid, record).await {
         // Something is left that the connector may not take back: name it.
         Err(error) if error.sqlstate() == Some("2BP01") => left(target, oid).await,
         done => done,
@@ -100,41 +157,28 @@ fn by_database<'a>(rows: impl Iterator<Item = &'a tokio_postgres::Row>) -> BTree
     by_database
 }
 
-async fn drop_last(session: &mut super::target::Session, name: &str, person: Option<&Principal>) -> Result<Vec<Blocker>, TargetError> {
+async fn drop_last(session: &mut super::target::Session, name: &str, oid: Oid, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
     let client = session.begin();
-    let mut statements = vec![Statement::plain("beginning a transaction", BEGIN)];
-    if let Some(person) = person {
-        statements.push(
-            Statement::query("locking the person", "SELECT FROM postern.account WHERE principal = $1 FOR UPDATE").text(person.as_str()),
-        );
-        let active = "SELECT FROM postern.access_grant WHERE principal = $1 AND ending IS NULL LIMIT 1";
-        statements.push(Statement::query("looking for grants", active).text(person.as_str()));
-    }
+    let statements = [Statement::plain("beginning a transaction", BEGIN), record.lock(oid), record.needed()];
     let answers = batch::run(client, &statements).await?;
-    if answers.get(2).is_some_and(|rows| !rows.is_empty()) {
+    let there = answers.get(1).is_some_and(|rows| !rows.is_empty());
+    let needed = answers.get(2).is_some_and(|rows| !rows.is_empty());
+    if !there || needed {
         batch::run(client, &[Statement::plain("rolling back", "ROLLBACK")]).await?;
         session.ended();
-        return Ok(vec![Blocker { database: None, object: "a grant that was asked in the meantime".to_owned() }]);
+        let later = Blocker { database: None, object: "a grant that was asked in the meantime".to_owned() };
+        return Ok(if needed { vec![later] } else { Vec::new() });
     }
-    let mut statements = vec![
+    let statements = [
         Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
         Statement::plain("dropping the role", format!("DROP ROLE {}", ident(name))),
         Statement::plain("becoming the connector", "RESET ROLE"),
+        record.forget(),
+        Statement::plain("committing", "COMMIT"),
     ];
-    statements.extend(person.map(forget));
-    statements.push(Statement::plain("committing", "COMMIT"));
     batch::run(client, &statements).await?;
     session.ended();
     Ok(Vec::new())
-}
-
-/// The account has no role any more. Its generation stays, so that it never counts down.
-fn forget(person: &Principal) -> Statement {
-    Statement::query(
-        "forgetting the role",
-        "UPDATE postern.account SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false WHERE principal = $1",
-    )
-    .text(person.as_str())
 }
 
 async fn role_name(session: &super::target::Session, oid: Oid) -> Result<Option<String>, TargetError> {

@@ -111,6 +111,16 @@ impl TargetError {
         }
     }
 
+    /// Whether a table or the schema of the ledger is gone (SQLSTATE 42P01, 3F000).
+    pub fn lost_ledger(&self) -> bool {
+        matches!(self.sqlstate(), Some("42P01" | "3F000"))
+    }
+
+    /// Whether somebody holds a lock that a statement needed (SQLSTATE 55P03, `lock_not_available`).
+    pub fn is_lock_timeout(&self) -> bool {
+        self.sqlstate() == Some("55P03")
+    }
+
     /// Whether the target as a whole is out of reach, so that nobody else need try for a while.
     pub fn closes_circuit(&self) -> bool {
         !matches!(self, Self::Busy(_)) && self.disposition() == Disposition::Unreachable

@@ -41,7 +41,7 @@ impl Ledger {
 /// Begins a transaction as every one of ours begins. The settings are local, so a connection pooler may stand between.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
      SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = warning; SET LOCAL timezone = 'UTC'; \
-     SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
+     SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
 
 /// Finds the ledger, or makes it.
 pub async fn open(client: &Client) -> Result<Ledger, TargetError> {

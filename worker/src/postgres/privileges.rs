@@ -23,7 +23,7 @@ const OBJECTS_A_STATEMENT: usize = 500;
 pub struct Difference {
     /// What was given, per object.
     pub given: usize,
-    /// What was taken back: privileges that nobody of ours gave.
+    /// What is more than it should be: taken back where the connector can, and reported in any case.
     pub taken: Vec<String>,
     /// What the connector may not give, and has no other way to the bundle.
     pub withheld: Vec<String>,
@@ -86,7 +86,7 @@ sequences AS (
     ELSE EXISTS (SELECT FROM pg_depend d JOIN relations r ON r.oid = d.refobjid
                  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) END),
 routines AS (
-  SELECT p.oid, p.proacl, format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name
+  SELECT p.oid, p.proacl, format('%I.%I(%s)', n.nspname, p.proname, (SELECT coalesce(string_agg(format_type(t, NULL), ', ' ORDER BY o), '') FROM unnest(p.proargtypes) WITH ORDINALITY AS a (t, o))) AS name
   FROM pg_proc p JOIN schemas n ON n.oid = p.pronamespace WHERE cardinality($9::text[]) > 0),
 wanted (class, oid, name, privilege) AS (
   SELECT 'DATABASE', d.oid, format('%I', d.datname), w FROM pg_database d, unnest($5::text[]) w WHERE d.datname = current_database()
@@ -94,14 +94,17 @@ wanted (class, oid, name, privilege) AS (
   UNION ALL SELECT 'TABLE', r.oid, r.name, w FROM relations r, unnest($7::text[]) w
   UNION ALL SELECT 'SEQUENCE', q.oid, q.name, w FROM sequences q, unnest($8::text[]) w
   UNION ALL SELECT 'ROUTINE', f.oid, f.name, w FROM routines f, unnest($9::text[]) w),
-held (class, oid, name, privilege) AS (
-  SELECT 'DATABASE', d.oid, format('%I', d.datname), a.privilege_type FROM pg_database d, aclexplode(d.datacl) a
+held (class, oid, name, privilege, ours) AS (
+  SELECT 'DATABASE', d.oid, format('%I', d.datname), a.privilege_type, pg_has_role(a.grantor, 'USAGE') FROM pg_database d, aclexplode(d.datacl) a
     WHERE d.datname = current_database() AND a.grantee = $1
-  UNION ALL SELECT 'SCHEMA', n.oid, format('%I', n.nspname), a.privilege_type FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.grantee = $1
-  UNION ALL SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid, format('%I.%I', n.nspname, c.relname), a.privilege_type
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a WHERE a.grantee = $1
-  UNION ALL SELECT 'ROUTINE', p.oid, format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), a.privilege_type
-    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(p.proacl) a WHERE a.grantee = $1),
+  UNION ALL SELECT 'SCHEMA', n.oid, format('%I', n.nspname), a.privilege_type, pg_has_role(a.grantor, 'USAGE')
+    FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.grantee = $1 AND n.nspname !~ '^pg_'
+  UNION ALL SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid, format('%I.%I', n.nspname, c.relname), a.privilege_type,
+    pg_has_role(a.grantor, 'USAGE') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
+    WHERE a.grantee = $1 AND n.nspname !~ '^pg_'
+  UNION ALL SELECT 'ROUTINE', p.oid, format('%I.%I(%s)', n.nspname, p.proname, (SELECT coalesce(string_agg(format_type(t, NULL), ', ' ORDER BY o), '') FROM unnest(p.proargtypes) WITH ORDINALITY AS a (t, o))), a.privilege_type,
+    pg_has_role(a.grantor, 'USAGE') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(p.proacl) a
+    WHERE a.grantee = $1 AND n.nspname !~ '^pg_'),
 missing AS (SELECT * FROM wanted w WHERE NOT EXISTS (
   SELECT FROM held h WHERE h.class = w.class AND h.oid = w.oid AND h.privilege = w.privilege)),
 extra AS (SELECT DISTINCT h.* FROM held h WHERE NOT EXISTS (
@@ -118,7 +121,7 @@ SELECT class, name, privilege, true AS wanted,
              WHEN 'SEQUENCE' THEN has_sequence_privilege($2, oid, privilege)
              ELSE has_function_privilege($2, oid, privilege) END AS effective
 FROM missing
-UNION ALL SELECT class, name, privilege, false, true, false FROM extra
+UNION ALL SELECT class, name, privilege, false, bool_or(ours), false FROM extra GROUP BY class, name, privilege
 ORDER BY 1, 2, 3";
 
 /// Makes the privileges of `role` in the session's database exactly what `key` stands for. Part of the caller's
@@ -133,7 +136,10 @@ pub async fn make_exact(client: &Client, ledger: &Ledger, key: &BundleKey, role:
         let (class, name, privilege): (&str, &str, &str) = (row.get("class"), row.get("name"), row.get("privilege"));
         let (wanted, grantable, effective): (bool, bool, bool) = (row.get("wanted"), row.get("grantable"), row.get("effective"));
         if !wanted {
-            take.entry((class, name)).or_default().push(privilege);
+            // What somebody gave who is not of ours only they can take back: it is said, and left.
+            if grantable {
+                take.entry((class, name)).or_default().push(privilege);
+            }
             difference.taken.push(format!("{privilege} ON {class} {name}"));
         } else if grantable {
             give.entry((class, name)).or_default().push(privilege);

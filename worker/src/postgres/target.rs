@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
 use postern_schemas::Identifier;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
@@ -36,7 +35,7 @@ struct Shared {
 pub struct Target {
     shared: Arc<Shared>,
     pools: Mutex<HashMap<Identifier, managed::Pool<Manager>>>,
-    ledger: OnceCell<Ledger>,
+    ledger: tokio::sync::Mutex<Option<Ledger>>,
     circuit: Mutex<Circuit>,
     heavy: tokio::sync::Mutex<()>,
 }
@@ -54,7 +53,7 @@ impl Target {
         Self {
             shared: Arc::new(Shared { integration, credential }),
             pools: Mutex::default(),
-            ledger: OnceCell::new(),
+            ledger: tokio::sync::Mutex::default(),
             circuit: Mutex::default(),
             heavy: tokio::sync::Mutex::default(),
         }
@@ -68,8 +67,18 @@ impl Target {
     /// A session with the maintenance database, and the ledger in it, which is made if it is not there.
     pub async fn maintenance(&self) -> Result<(Session, Ledger), TargetError> {
         let session = self.session(&self.integration().database).await?;
-        let ledger = self.ledger.get_or_try_init(|| ledger::open(session.client())).await?;
-        Ok((session, ledger.clone()))
+        let mut known = self.ledger.lock().await;
+        if let Some(ledger) = known.as_ref() {
+            return Ok((session, ledger.clone()));
+        }
+        let ledger = ledger::open(session.client()).await?;
+        *known = Some(ledger.clone());
+        Ok((session, ledger))
+    }
+
+    /// The ledger is not what it was, such as dropped by hand: it is looked for anew.
+    pub async fn forget_ledger(&self) {
+        *self.ledger.lock().await = None;
     }
 
     /// A session with a database of the server.

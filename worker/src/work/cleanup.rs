@@ -7,11 +7,12 @@ use postern_schemas::{Code, Event, EventKey, Outcome, Principal, Reason};
 use crate::access::policy::check_account;
 use crate::access::{Observed, Plan, Rules, cleanup, revoke, rotate};
 use crate::postgres::apply::{self, Context};
+use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, Phase};
 use crate::postgres::ledger::BEGIN;
 use crate::postgres::{Target, TargetError, batch, bundle, dispose, sessions, sweep};
 use crate::work::single::{by, expire, finish};
-use crate::work::wide::{Done, Taken, claim, draft, settled, transaction};
+use crate::work::wide::{Done, Taken, claim, close, draft, settled, transaction};
 use crate::work::{Settled, Stop};
 
 /// How long a claim holds without a sign of life. A worker that dies delays the event by at most this.
@@ -95,7 +96,9 @@ async fn end_expired(key: &EventKey, target: &Target, rules: &Rules, swept: &mut
             }
             // Somebody else ended or extended it in the meantime.
             Err(Stop::Moot | Stop::NotYet(_)) => {}
-            Err(stop) => return Err(stop),
+            Err(Stop::Target(error)) if error.disposition() == Disposition::Unreachable => return Err(error.into()),
+            // One that cannot be ended now keeps no other from ending; its own expiry goes on trying.
+            Err(stop) => swept.plan.warnings.push(format!("grant {grant_id} has expired and could not be ended yet: {}", stop.describe())),
         }
     }
     Ok(())
@@ -105,12 +108,28 @@ fn repair(role_name: &str, seen: &Observed) -> (Plan, ()) {
     (cleanup::repair(role_name, seen), ())
 }
 
+/// One person's trouble keeps no other from being cleaned up: it is said, and looked at again next time.
+fn of_one<T>(principal: &Principal, done: Result<T, Stop>, swept: &mut Swept) -> Result<Option<T>, Stop> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(Stop::Target(error)) if error.disposition() == Disposition::Unreachable => Err(error.into()),
+        Err(stop) => {
+            swept.plan.warnings.push(format!("{principal} could not be cleaned up yet: {}", stop.describe()));
+            Ok(None)
+        }
+    }
+}
+
 async fn repair_drifted(key: &EventKey, target: &Target, swept: &mut Swept) -> Result<(), Stop> {
     let (session, _) = target.maintenance().await?;
     let people = sweep::drifted(session.client()).await?;
     drop(session);
     for principal in people {
-        let Done { plan, role, .. } = transaction(target, &key.integration, &principal, &by(key), repair).await?;
+        let Some(Done { plan, role, .. }) =
+            of_one(&principal, transaction(target, &key.integration, &principal, &by(key), repair).await, swept)?
+        else {
+            continue;
+        };
         if plan.end_sessions
             && let Some(role) = role
         {
@@ -133,9 +152,14 @@ async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept
     let people = sweep::deletable(session.client(), age).await?;
     drop(session);
     for principal in people {
-        let Done { plan, role, .. } = transaction(target, &key.integration, &principal, &by(key), repair).await?;
+        let Some(Done { plan, role, .. }) =
+            of_one(&principal, transaction(target, &key.integration, &principal, &by(key), repair).await, swept)?
+        else {
+            continue;
+        };
         swept.plan.drift.extend(plan.drift);
-        let blocked = delete(target, &principal, role.as_ref(), &mut swept.terminated, &mut swept.plan.changes).await?;
+        let deleted = delete(target, &principal, role.as_ref(), &mut swept.terminated, &mut swept.plan.changes).await;
+        let blocked = of_one(&principal, deleted, swept)?.unwrap_or_default();
         swept.blocked.extend(blocked);
         keep(key, target).await?;
     }
@@ -157,7 +181,7 @@ async fn delete(
     };
     *terminated += sessions::end(session.client(), &[role.oid]).await?.terminated;
     drop(session);
-    let blockers = dispose::drop_role(target, role.oid, &target.integration().owned_objects, Some(principal)).await?;
+    let blockers = dispose::drop_role(target, role.oid, &target.integration().owned_objects, dispose::Record::Person(principal)).await?;
     if blockers.is_empty() {
         changes.push(Change::new("drop_role", &role.name));
     }
@@ -186,7 +210,7 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
         let refused = check_account(seen, role_name).err();
         (cleanup::person(&key.integration, principal, until, role_name, seen), (stays, refused))
     };
-    let Done { mut plan, role, answer: (stays, refused) } = transaction(target, &key.integration, principal, &by, decide).await?;
+    let Done { mut plan, role, answer: (stays, refused), put_off } = transaction(target, &key.integration, principal, &by, decide).await?;
     if let (Some(reason), None) = (refused, &role) {
         plan.outcome = Some(Outcome::Rejected);
         plan.reason = Some(reason);
@@ -199,6 +223,9 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
     let roles: Vec<_> = role.iter().map(|role| role.oid).collect();
     let gone = sessions::end(session.client(), &roles).await?;
     drop(session);
+    if put_off {
+        close(target, &key.integration, principal, &by).await?;
+    }
     terminated += gone.terminated;
     if stays {
         plan.warnings.push("the account stays: a grant was asked later, or through another integration".to_owned());
@@ -256,7 +283,7 @@ pub async fn rotate_by_policy(event: &Event, target: &Target, rules: &Rules) -> 
     batch::run(session.begin(), &[batch::Statement::plain("beginning a transaction", BEGIN)]).await?;
     apply::apply(session.client(), &plan, Context { ledger: &ledger, verifier: None, by: &by }, vec![row]).await?;
     session.ended();
-    Ok(settled(finish(&session, &key, draft, &[]).await?))
+    Ok(settled(finish(&session, &key, draft, &[], 0).await?))
 }
 
 async fn keep(key: &EventKey, target: &Target) -> Result<(), TargetError> {

@@ -109,7 +109,7 @@ impl Recipient {
 }
 
 fn wrong(what: &str) -> Reason {
-    Reason::new(Code::InvalidEvent, format!("data.credential.recipient: {what}")).at("data.credential.recipient")
+    Reason::new(Code::InvalidEvent, format!("data.credential.recipient {what}")).at("data.credential.recipient")
 }
 
 #[cfg(test)]

@@ -72,6 +72,22 @@ pub enum Stop {
     Credential(credential::CredentialError),
 }
 
+impl Stop {
+    /// For a reader.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Target(error) => error.to_string(),
+            Self::SessionSurvives { surviving, .. } => {
+                format!("access is taken away, but {surviving} sessions of the person are still there")
+            }
+            Self::Conflict => "another body was carried out under this key".to_owned(),
+            Self::NotYet(due) => format!("it is due at {due}"),
+            Self::Moot => "there is nothing to do".to_owned(),
+            Self::Credential(error) => error.to_string(),
+        }
+    }
+}
+
 impl<E: Into<TargetError>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Target(error.into())

@@ -1,6 +1,7 @@
 //! Events that are one transaction: two round trips, after a look whether the event is a repeat.
 
 use jiff::Timestamp;
+use postern_schemas::event::EXPIRY_SOURCE;
 use postern_schemas::request::{Revoke, Rotate};
 use postern_schemas::result::{AuditEvent, Change};
 use postern_schemas::{Code, Deliver, Event, EventKey, GrantId, IntegrationId, Outcome, Reason, Request, Verb};
@@ -16,13 +17,10 @@ use crate::postgres::probe::Probes;
 use crate::postgres::target::Session;
 use crate::postgres::{Target, TargetError, bundle, sessions};
 use crate::work::credential::{Drawn, Recipient};
-use crate::work::{Expires, Settled, Stop, fault};
+use crate::work::{Expires, Settled, Stop, fault, wide};
 
 /// How often an event starts over because somebody else changed what it looked at.
 const ROUNDS: u32 = 12;
-
-/// The source of expiry events, which no producer sends.
-pub const EXPIRY_SOURCE: &str = "//postern/expiry";
 
 /// An event, or an expiry, as the single transaction sees it.
 pub(super) struct Task<'a> {
@@ -98,7 +96,8 @@ impl Task<'_> {
         let mut refusal = None;
         let mut last = TargetError::Restless(ROUNDS);
         for round in 0..ROUNDS {
-            match self.round(rules, &probes, drawn.as_ref(), &drift, refusal.as_ref()).await {
+            let given = Given { drawn: drawn.as_ref(), drift: &drift, refusal: refusal.as_ref(), held: last.is_lock_timeout() };
+            match Box::pin(self.round(rules, &probes, given)).await {
                 Ok(Round::Settled(settled)) => return Ok(*settled),
                 Ok(Round::Known(row)) => return self.resume(row).await,
                 Ok(Round::Ensure(keys)) => match bundle::ensure(self.target, &keys).await {
@@ -122,14 +121,8 @@ impl Task<'_> {
     }
 
     /// One observation, and its plan carried out.
-    async fn round(
-        &self,
-        rules: &Rules,
-        probes: &Probes,
-        drawn: Option<&Drawn>,
-        drift: &[Change],
-        refusal: Option<&Reason>,
-    ) -> Result<Round, Stop> {
+    async fn round(&self, rules: &Rules, probes: &Probes, given: Given<'_>) -> Result<Round, Stop> {
+        let Given { drawn, drift, refusal, held } = given;
         let (mut session, ledger) = self.target.maintenance().await?;
         let seen = match observe(session.begin(), &ledger, &self.question(), probes).await? {
             Found::New(seen) => seen,
@@ -157,6 +150,7 @@ impl Task<'_> {
             }
         };
         plan.drift.extend_from_slice(drift);
+        let put_off = held && plan.put_role_off();
         let draft = self.draft(&plan, &seen, drawn)?;
         let phase = if plan.end_sessions { Phase::Terminating } else { Phase::Done };
         let by = by(&self.key);
@@ -168,8 +162,9 @@ impl Task<'_> {
         fault::point("after_commit");
         let expires = self.expires(&draft, Some(seen.now));
         let result = if plan.end_sessions {
+            drop(session);
             let roles: Vec<Oid> = seen.our_role().map(|role| role.oid).into_iter().collect();
-            finish(&session, &self.key, draft, &roles).await?
+            Box::pin(self.finish_person(draft, &roles, put_off)).await?
         } else {
             draft
         };
@@ -258,10 +253,26 @@ impl Task<'_> {
         } else {
             let (session, _) = self.target.maintenance().await?;
             let roles = role_of(&session, draft.data.principal.as_deref()).await?;
-            finish(&session, &self.key, draft, &roles).await?
+            drop(session);
+            // Whether the login had to wait is not known any more.
+            Box::pin(self.finish_person(draft, &roles, true)).await?
         };
         let expires = self.expires(&result, None);
         Ok(Settled { result, expired: Vec::new(), expires, repeated: true })
+    }
+
+    /// Ends the person's sessions, closes the login if that had to wait for them, and fixes the result.
+    async fn finish_person(&self, draft: AuditEvent, roles: &[Oid], put_off: bool) -> Result<AuditEvent, Stop> {
+        let principal = draft.data.principal.as_deref().and_then(|p| postern_schemas::Principal::new(p).ok());
+        let mut first = 0;
+        if let (true, Some(principal)) = (put_off, principal) {
+            let (session, _) = self.target.maintenance().await?;
+            first = sessions::end(session.client(), roles).await?.terminated;
+            drop(session);
+            wide::close(self.target, &self.key.integration, &principal, &by(&self.key)).await?;
+        }
+        let (session, _) = self.target.maintenance().await?;
+        finish(&session, &self.key, draft, roles, first).await
     }
 
     fn expires(&self, result: &AuditEvent, target_now: Option<Timestamp>) -> Option<Expires> {
@@ -312,6 +323,17 @@ impl Task<'_> {
     }
 }
 
+/// What earlier rounds have found.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    drawn: Option<&'a Drawn>,
+    drift: &'a [Change],
+    /// Why a bundle cannot be made.
+    refusal: Option<&'a Reason>,
+    /// Somebody holds the role's row.
+    held: bool,
+}
+
 /// How one round ended.
 enum Round {
     Settled(Box<Settled>),
@@ -333,10 +355,10 @@ pub fn by(key: &EventKey) -> String {
     format!("{} {}", key.source, key.id)
 }
 
-/// Ends sessions after the commit, and fixes the result.
-pub async fn finish(session: &Session, key: &EventKey, mut draft: AuditEvent, roles: &[Oid]) -> Result<AuditEvent, Stop> {
+/// Ends sessions after the commit, and fixes the result. `before`: how many were ended on the way.
+pub async fn finish(session: &Session, key: &EventKey, mut draft: AuditEvent, roles: &[Oid], before: u32) -> Result<AuditEvent, Stop> {
     let ended = sessions::end(session.client(), roles).await?;
-    draft.data.sessions_terminated = ended.terminated;
+    draft.data.sessions_terminated = before + ended.terminated;
     if ended.surviving > 0 {
         return Err(Stop::SessionSurvives { draft: Box::new(draft), surviving: ended.surviving });
     }

@@ -6,13 +6,13 @@ use postern_schemas::result::{AuditEvent, Change};
 use postern_schemas::{Event, EventKey, IntegrationId, Principal, Request};
 
 use crate::access::state::Role;
-use crate::access::{Observed, Plan, revoke};
+use crate::access::{Observed, Plan, cleanup, revoke};
 use crate::audit::{self, Draft};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, Claim, Phase};
 use crate::postgres::observe::{self, Question};
-use crate::postgres::{Target, TargetError, sweep};
+use crate::postgres::{Target, TargetError, sessions, sweep};
 use crate::work::single::{by, finish};
 use crate::work::{Settled, Stop};
 
@@ -33,13 +33,29 @@ pub async fn all(event: &Event, target: &Target) -> Result<Settled, Stop> {
     session.ended();
 
     let by = by(&key);
+    let people = sweep::people_with_grants(session.client(), &key.integration, until).await?;
+    drop(session);
     let mut plan = Plan::default();
-    for principal in sweep::people_with_grants(session.client(), &key.integration, until).await? {
-        let done = person(target, &key.integration, &principal, until, &by).await?;
-        plan.changes.extend(done.changes);
-        plan.drift.extend(done.drift);
-        plan.warnings.extend(done.warnings);
+    let (mut terminated, mut failed) = (0, None);
+    for principal in people {
+        // Nobody's trouble keeps the others' access open.
+        match person(target, &key.integration, &principal, until, &by).await {
+            Ok((done, ended)) => {
+                terminated += ended;
+                plan.changes.extend(done.changes);
+                plan.drift.extend(done.drift);
+                plan.warnings.extend(done.warnings);
+            }
+            Err(stop) => {
+                tracing::warn!(%principal, ?stop, "a person's grants could not be ended yet");
+                failed = Some(stop);
+            }
+        }
     }
+    if let Some(stop) = failed {
+        return Err(stop);
+    }
+    let (session, _) = target.maintenance().await?;
     let (ended, roles) = sweep::ended_by(session.client(), &key.integration, &by).await?;
     if plan.changes.is_empty() {
         // An earlier try did the work and was cut off before its result.
@@ -47,13 +63,41 @@ pub async fn all(event: &Event, target: &Target) -> Result<Settled, Stop> {
     }
     plan.ended = ended;
     let draft = draft(event, &key, target, &plan, now);
-    Ok(settled(finish(&session, &key, draft, &roles).await?))
+    Ok(settled(finish(&session, &key, draft, &roles, terminated).await?))
 }
 
-/// Ends one person's grants that were asked until then. The watermark stands already.
-async fn person(target: &Target, integration: &IntegrationId, principal: &Principal, until: Timestamp, by: &str) -> Result<Plan, Stop> {
+/// Ends one person's grants that were asked until then, and the person's sessions. The watermark stands already.
+/// Returns the plan and how many sessions ended.
+async fn person(
+    target: &Target,
+    integration: &IntegrationId,
+    principal: &Principal,
+    until: Timestamp,
+    by: &str,
+) -> Result<(Plan, u32), Stop> {
     let decide = |role_name: &str, seen: &Observed| (revoke::person(integration, principal, until, false, role_name, seen), ());
-    transaction(target, integration, principal, by, decide).await.map(|done| done.plan)
+    let done = transaction(target, integration, principal, by, decide).await?;
+    let terminated = end_sessions(target, done.plan.end_sessions.then_some(done.role.as_ref()).flatten()).await?;
+    if done.put_off {
+        close(target, integration, principal, by).await?;
+    }
+    Ok((done.plan, terminated))
+}
+
+/// Ends a role's sessions. Survivors are found again at the end of the event.
+pub(super) async fn end_sessions(target: &Target, role: Option<&Role>) -> Result<u32, TargetError> {
+    let Some(role) = role else { return Ok(0) };
+    let (session, _) = target.maintenance().await?;
+    sessions::end(session.client(), &[role.oid]).await.map(|ended| ended.terminated)
+}
+
+/// Brings a role down to what the ledger explains once its sessions are gone: the login, where it had to wait for them.
+pub(super) async fn close(target: &Target, integration: &IntegrationId, principal: &Principal, by: &str) -> Result<(), Stop> {
+    let done = transaction(target, integration, principal, by, |role_name, seen| (cleanup::repair(role_name, seen), ())).await?;
+    if done.plan.end_sessions {
+        end_sessions(target, done.role.as_ref()).await?;
+    }
+    Ok(())
 }
 
 /// What was done to one person.
@@ -64,6 +108,8 @@ pub(super) struct Done<T> {
     pub(super) role: Option<Role>,
     /// What the decision wanted to know beside.
     pub(super) answer: T,
+    /// The role's row was held by somebody: the login is closed after the sessions.
+    pub(super) put_off: bool,
 }
 
 /// One person looked at and changed in a transaction of its own.
@@ -78,11 +124,13 @@ pub(super) async fn transaction<T>(
     let mut last = TargetError::Restless(ROUNDS);
     for _ in 0..ROUNDS {
         let (mut session, ledger) = target.maintenance().await?;
+        let held = last.is_lock_timeout();
         let attempt = async {
             let seen = observe::person(session.begin(), &ledger, integration, principal, &role_name).await?;
-            let (plan, answer) = decide(&role_name, &seen);
+            let (mut plan, answer) = decide(&role_name, &seen);
+            let put_off = held && plan.put_role_off();
             apply::apply(session.client(), &plan, Context { ledger: &ledger, verifier: None, by }, Vec::new()).await?;
-            Ok(Done { plan, role: seen.our_role().cloned(), answer })
+            Ok(Done { plan, role: seen.our_role().cloned(), answer, put_off })
         };
         match attempt.await {
             Ok(done) => {
