@@ -61,7 +61,9 @@ impl FromText for String {
 
 impl FromText for jiff::Timestamp {
     fn from_text(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is not a time; expected RFC 3339 with an offset, such as 2026-11-21T09:00:00.123456Z");
+        let expected = || {
+            format!("{text:?} is not a time; expected RFC 3339 with an offset, such as 2026-11-21T09:00:00.123456Z, and before 9999-12-31")
+        };
         if !has_shape_of_rfc3339(text) {
             return Err(expected());
         }

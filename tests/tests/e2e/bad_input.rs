@@ -139,7 +139,7 @@ async fn what_cannot_be_decoded_is_rejected_and_kept_byte_for_byte() -> Result<(
         stage.broker.publish_raw(body, "access.grant.orders-prod", properties(&format!("m{index}"))).await?;
     }
     for body in bodies {
-        let id = postern_schemas::id::result_id(&["", "", "", &postern_schemas::id::sha256_hex(body)]).to_string();
+        let id = postern_schemas::id::result_id(&["unknown", "", "", &postern_schemas::id::sha256_hex(body)]).to_string();
         let result = stage.audit.wait_where(|m| m.message_id() == Some(&id), postern_tests::audit::TIMEOUT).await?;
         assert_eq!(result.routing_key, "audit.unknown.rejected._");
         assert_eq!(result.data()["reason"]["code"], "invalid_event");

@@ -69,6 +69,11 @@ async fn an_event_that_kills_workers_is_parked_and_its_neighbours_are_not() -> R
     for event in &neighbours {
         assert_eq!(stage.result_of(event).await?["outcome"], "succeeded");
     }
+    // The result is published before the message is parked.
+    let deadline = std::time::Instant::now() + postern_tests::audit::TIMEOUT;
+    while stage.broker.depth("dead").await? == Some(0) && std::time::Instant::now() < deadline {
+        tokio::time::sleep(postern_tests::process::POLL).await;
+    }
     let dead = stage.broker.drain("dead").await?;
     assert_eq!(dead.len(), 1, "only the killer is parked");
     assert_eq!(dead[0].body, killer.bytes());

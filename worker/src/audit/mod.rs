@@ -46,8 +46,7 @@ pub fn envelope(id: Uuid, data: AuditResult, time: Option<Timestamp>, event: Opt
 pub fn of_body(body: &[u8], readable: &Readable, reason: Reason) -> AuditEvent {
     let verb = readable.verb.unwrap_or(Verb::Unknown);
     let integration = readable.integration.as_ref().map_or("unknown", |i| i.as_str());
-    let in_key = readable.integration.as_ref().map_or("", |i| i.as_str());
-    let id = result_id(&[in_key, &readable.source, &readable.id, &sha256_hex(body)]);
+    let id = result_id(&[integration, &readable.source, &readable.id, &sha256_hex(body)]);
     let mut data = AuditResult::new(verb, integration, &readable.source, &readable.id);
     data.outcome = Outcome::Rejected;
     data.reason = Some(reason);

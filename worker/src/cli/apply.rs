@@ -43,12 +43,15 @@ async fn carry_out(config: &Config, event: &Event, body: &[u8]) -> Result<poster
             let reason = Reason::new(Code::IdConflict, "this id was used before with another type, time or data; use a new id");
             Ok(audit::of_body(body, &event.readable(), reason.at("id")))
         }
-        Err(Stop::Target(error)) => Err(CliError::failed(error)),
-        Err(Stop::SessionSurvives { surviving, .. }) => {
-            Err(CliError::Failed(format!("access is taken away, but {surviving} sessions of the person are still there; run it again")))
+        Err(stop) => {
+            let reason = match &stop {
+                Stop::Target(error) => error.reason(),
+                Stop::SessionSurvives { .. } => Reason::new(Code::SessionSurvives, stop.describe()),
+                _ => Reason::new(Code::Internal, stop.describe()),
+            };
+            let key = event.key();
+            Ok(audit::failed([key.integration.as_str(), &key.source, &key.id], event.request.verb(), Some(event), reason))
         }
-        Err(Stop::Credential(error)) => Err(CliError::failed(error)),
-        Err(Stop::NotYet(_) | Stop::Moot) => Err(CliError::Failed("there is nothing to do".to_owned())),
     }
 }
 

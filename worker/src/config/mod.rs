@@ -165,8 +165,9 @@ fn integrations(fields: &Fields<'_>) -> BTreeMap<IntegrationId, Arc<Integration>
         match IntegrationId::new(name) {
             Ok(id) => Integration::read(id, table, path, problems),
             Err(message) => {
-                problems.add(path, message);
-                None
+                problems.add(path.clone(), message);
+                // Under any other name, so that the mistakes inside are listed too.
+                IntegrationId::new("unnamed").ok().and_then(|id| Integration::read(id, table, path, problems))
             }
         }
     };

@@ -160,6 +160,9 @@ fn all_mistakes_are_listed_one_a_line_each_with_its_path() {
         "integrations.orders-prod.secret",
         "integrations.orders-prod.policy.access[0]",
         "integrations.Bad_Name",
+        "integrations.Bad_Name.type",
+        "integrations.Bad_Name.hostname",
+        "integrations.Bad_Name.secret",
     ];
     assert!(shown.starts_with(&format!("postern.toml: {} mistakes\n", paths.len())), "{shown}");
     for path in paths {
@@ -209,6 +212,14 @@ fn what_this_version_cannot_do_is_refused() {
     let met = mistakes(rds, &[]);
     assert_eq!(met.len(), 2, "{met:?}");
     assert!(met.iter().all(|mistake| mistake.contains("not available")));
+}
+
+#[test]
+fn a_wrong_name_hides_no_mistake_inside() {
+    let met = mistakes(&MINIMAL.replace("orders-prod", "Orders_Prod").replace("db.example.com\"", "\"\nport = 99999"), &[]).join("\n");
+    for path in ["integrations.Orders_Prod:", "integrations.Orders_Prod.hostname:", "integrations.Orders_Prod.port:"] {
+        assert!(met.contains(path), "{path} in {met}");
+    }
 }
 
 #[test]
