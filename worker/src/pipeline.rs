@@ -18,10 +18,10 @@ use crate::access::Rules;
 use crate::audit::{self, Receipt};
 use crate::broker::{Conclusion, Delivery, End, Handler, Line, Timer};
 use crate::config::Config;
+use crate::execution::{self, Settled, Stop, single};
 use crate::postgres::{Target, TargetError};
 use crate::retry::{self, Failure, Trouble};
 use crate::telemetry::Metrics;
-use crate::work::{self, Settled, Stop, single};
 
 /// Marks the message that announces a grant's own end. Trusted only where the broker's session says that Postern
 /// itself published the message, and believed only if the ledger agrees.
@@ -42,7 +42,7 @@ impl Pipeline {
     /// A pipeline for the configured integrations. No target is contacted yet.
     pub fn new(config: Config, metrics: Metrics, worker: String) -> Self {
         let target = |(id, integration): (&IntegrationId, &Arc<crate::config::Integration>)| {
-            (id.clone(), (Arc::new(Target::new(Arc::clone(integration))), work::rules(integration, &config)))
+            (id.clone(), (Arc::new(Target::new(Arc::clone(integration))), execution::rules(integration, &config)))
         };
         let targets = config.integrations.iter().map(target).collect();
         Self { config, targets, metrics, worker }
@@ -68,8 +68,8 @@ impl Pipeline {
                 };
             }
         };
-        work::fault::point(&format!("event {}", event.id));
-        if let Err(reason) = work::check_body(&event) {
+        execution::fault::point(&format!("event {}", event.id));
+        if let Err(reason) = execution::check_body(&event) {
             return self.reject_body(delivery, &event.readable(), reason, End::Ack);
         }
         let Some((target, rules)) = self.targets.get(event.request.integration()) else {
@@ -77,7 +77,7 @@ impl Pipeline {
             let reason = Reason::new(Code::UnknownIntegration, message).at("data.integration");
             return self.reject_unknown(delivery, &event.readable(), reason);
         };
-        match self.timed(target, Box::pin(work::carry_out(&event, target, rules))).await {
+        match self.timed(target, Box::pin(execution::carry_out(&event, target, rules))).await {
             Ok(settled) => self.report(delivery, settled),
             Err(Stop::Conflict) => {
                 let message = "this id was used before with another type, time or data; use a new id".to_owned();

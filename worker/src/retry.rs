@@ -12,9 +12,9 @@ use postern_schemas::{Code, Event, EventKey, Outcome, Reason, Request, Verb};
 use crate::audit;
 use crate::broker::{Delivery, End, HeaderValue, Line};
 use crate::config::WorkerConfig;
+use crate::execution::Stop;
 use crate::postgres::TargetError;
 use crate::postgres::error::Disposition;
-use crate::work::Stop;
 
 /// How many attempts were counted before this one.
 const ATTEMPTS: &str = "postern-attempts";

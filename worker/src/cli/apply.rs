@@ -10,8 +10,8 @@ use super::{CliError, DONE, FAILED, output};
 use crate::access::Rules;
 use crate::audit::{self, Receipt};
 use crate::config::Config;
+use crate::execution::{self, Stop};
 use crate::postgres::Target;
-use crate::work::{self, Stop};
 
 /// Arguments of `postern apply`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub async fn run(config: &Config, args: &Args) -> Result<u8, CliError> {
 
 async fn carry_out(config: &Config, event: &Event, body: &[u8]) -> Result<postern_schemas::result::AuditEvent, CliError> {
     let (target, rules) = target(config, event)?;
-    match Box::pin(work::carry_out(event, &target, &rules)).await {
+    match Box::pin(execution::carry_out(event, &target, &rules)).await {
         Ok(settled) => Ok(settled.result),
         Err(Stop::Conflict) => {
             let reason = Reason::new(Code::IdConflict, "this id was used before with another type, time or data; use a new id");
@@ -69,12 +69,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
 /// Decodes an event; one that is wrong becomes its rejection.
 pub fn decode(body: &[u8]) -> Result<Event, Box<postern_schemas::result::AuditEvent>> {
     let event = Event::decode(body).map_err(|error| Box::new(audit::of_body(body, &error.readable(), error.reason())))?;
-    work::check_body(&event).map_err(|reason| Box::new(audit::of_body(body, &event.readable(), reason)))?;
+    execution::check_body(&event).map_err(|reason| Box::new(audit::of_body(body, &event.readable(), reason)))?;
     Ok(event)
 }
 
 /// The event's target and its rules.
 pub fn target(config: &Config, event: &Event) -> Result<(Target, Rules), CliError> {
     let integration = super::integration(config, event.request.integration())?;
-    Ok((Target::new(Arc::clone(integration)), work::rules(integration, config)))
+    Ok((Target::new(Arc::clone(integration)), execution::rules(integration, config)))
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{CliError, DONE, FAILED, output};
 use crate::broker::{self, BrokerError, Finding, Settings};
 use crate::config::{Config, Integration};
+use crate::execution;
 use crate::postgres::check::{self, Item, Status};
-use crate::work;
 
 /// Arguments of `postern check`.
 #[derive(Debug, clap::Args)]
@@ -58,7 +58,7 @@ fn configuration(config: &Config) -> Item {
 }
 
 async fn server(config: &Config, integration: &Integration) -> Vec<Checked> {
-    let mut items = check::integration(integration, &work::rules(integration, config)).await;
+    let mut items = check::integration(integration, &execution::rules(integration, config)).await;
     items.extend(neighbour(config, integration));
     items.into_iter().map(|item| (Some(integration.id.clone()), item)).collect()
 }

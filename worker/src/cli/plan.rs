@@ -24,7 +24,7 @@ pub async fn run(config: &Config, args: &Args) -> Result<u8, CliError> {
         }
     };
     let (target, rules) = apply::target(config, &event)?;
-    let preview = crate::work::preview::preview(&event, &target, &rules).await.map_err(CliError::failed)?;
+    let preview = crate::execution::preview::preview(&event, &target, &rules).await.map_err(CliError::failed)?;
     preview.iter().for_each(output::line);
     Ok(DONE)
 }

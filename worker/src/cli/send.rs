@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{CliError, DONE, FAILED, duration, output};
 use crate::broker::Client;
 use crate::config::Config;
-use crate::work;
+use crate::execution;
 
 /// Arguments of `postern send`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,7 @@ fn check(body: &[u8]) -> Result<Event, CliError> {
     })?;
     // Whether a verb is available is the worker's to say: it may be of another version.
     if !matches!(event.request, Request::Discover(_)) {
-        work::check_body(&event).map_err(|reason| {
+        execution::check_body(&event).map_err(|reason| {
             CliError::Usage(format!("the event is not valid:\n  {}: {}", reason.field.unwrap_or_default(), reason.message))
         })?;
     }

@@ -9,6 +9,8 @@ use postern_schemas::{Code, Deliver, Event, EventKey, GrantId, IntegrationId, Ou
 use crate::access::state::{Observed, Oid};
 use crate::access::{Decision, Plan, Rules, expiry, grant, revoke, rotate};
 use crate::audit::{self, Draft};
+use crate::execution::credential::{Drawn, Recipient};
+use crate::execution::{Expires, Settled, Stop, fault, wide};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, EventRow, Phase};
@@ -16,8 +18,6 @@ use crate::postgres::observe::{Found, Question, observe};
 use crate::postgres::probe::Probes;
 use crate::postgres::target::Session;
 use crate::postgres::{Target, TargetError, bundle, sessions};
-use crate::work::credential::{Drawn, Recipient};
-use crate::work::{Expires, Settled, Stop, fault, wide};
 
 /// How often an event starts over because somebody else changed what it looked at.
 const ROUNDS: u32 = 12;
@@ -212,7 +212,7 @@ impl Task<'_> {
         }
     }
 
-    fn draw(&self) -> Result<Option<Drawn>, crate::work::credential::CredentialError> {
+    fn draw(&self) -> Result<Option<Drawn>, crate::execution::credential::CredentialError> {
         let needed = match self.event.map(|event| &event.request) {
             Some(Request::Grant(grant)) => grant.credential != Deliver::None,
             Some(Request::Rotate(Rotate::Principal(_))) => true,

@@ -4,13 +4,13 @@ use postern_schemas::{Cleanup, Event, Principal, Request, Revoke, Rotate};
 
 use crate::access::state::{Bundle, BundleKey, Observed};
 use crate::access::{Decision, Plan, Rules, cleanup, revoke};
+use crate::execution::single::task;
 use crate::postgres::apply::{self, Context};
 use crate::postgres::ledger::{self, Ledger};
 use crate::postgres::observe::{self, Found, observe};
 use crate::postgres::probe::Probes;
 use crate::postgres::target::Session;
 use crate::postgres::{Target, TargetError, sweep};
-use crate::work::single::task;
 
 /// What stands where a verifier would.
 const PASSWORD: &str = "‹password›";

@@ -6,14 +6,14 @@ use postern_schemas::{Code, Event, EventKey, Outcome, Principal, Reason};
 
 use crate::access::policy::check_account;
 use crate::access::{Observed, Plan, Rules, cleanup, revoke, rotate};
+use crate::execution::single::{by, expire, finish};
+use crate::execution::wide::{Done, Taken, claim, close, draft, settled, transaction};
+use crate::execution::{Settled, Stop};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, Phase};
 use crate::postgres::ledger::BEGIN;
 use crate::postgres::{Target, TargetError, batch, bundle, dispose, sessions, sweep};
-use crate::work::single::{by, expire, finish};
-use crate::work::wide::{Done, Taken, claim, close, draft, settled, transaction};
-use crate::work::{Settled, Stop};
 
 /// How long a claim holds without a sign of life. A worker that dies delays the event by at most this.
 const LEASE_SECONDS: u32 = 30;

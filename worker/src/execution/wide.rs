@@ -8,13 +8,13 @@ use postern_schemas::{Event, EventKey, IntegrationId, Principal, Request};
 use crate::access::state::Role;
 use crate::access::{Observed, Plan, cleanup, revoke};
 use crate::audit::{self, Draft};
+use crate::execution::single::{by, finish};
+use crate::execution::{Settled, Stop};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, Claim, Phase};
 use crate::postgres::observe::{self, Question};
 use crate::postgres::{Target, TargetError, sessions, sweep};
-use crate::work::single::{by, finish};
-use crate::work::{Settled, Stop};
 
 /// How often one person is tried again when somebody else changed the same role.
 const ROUNDS: u32 = 8;
