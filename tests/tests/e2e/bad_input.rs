@@ -166,3 +166,18 @@ async fn a_revoke_from_the_future_counts_as_asked_now() -> Result<()> {
     stage.expect(&plain().with("grant_id", json!("AR-2")), "succeeded").await?;
     stage.finish().await
 }
+
+#[tokio::test]
+async fn an_expiry_at_the_end_of_all_time_is_an_expiry() -> Result<()> {
+    let mut stage = Stage::start().await?;
+    stage.workers(1).await?;
+    let result = stage.expect(&plain().with("expires_at", json!("9999-12-30T21:59:59Z")), "succeeded").await?;
+    assert_eq!(result["expires_at"], "9999-12-30T21:59:59Z");
+    // It waits in the largest level; the result may be seen before its place there.
+    let deadline = std::time::Instant::now() + postern_tests::audit::TIMEOUT;
+    while stage.broker.depth("expiry.2097152000").await? != Some(1) {
+        ensure!(std::time::Instant::now() < deadline, "the expiry does not wait");
+        tokio::time::sleep(postern_tests::process::POLL).await;
+    }
+    stage.finish().await
+}

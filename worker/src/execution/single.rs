@@ -142,7 +142,7 @@ impl Task<'_> {
             }
             Decision::NotYet(expires) => {
                 roll_back(&mut session).await?;
-                return Err(Stop::NotYet(Timestamp::now() + expires.duration_since(seen.now)));
+                return Err(Stop::NotYet(by_our_clock(expires, seen.now)));
             }
             Decision::Moot => {
                 roll_back(&mut session).await?;
@@ -285,8 +285,7 @@ impl Task<'_> {
             return None;
         }
         // The target's clock decides; this process's clock only says when to look.
-        let now = Timestamp::now();
-        let due = target_now.map_or(expires_at, |target_now| now + expires_at.duration_since(target_now));
+        let due = target_now.map_or(expires_at, |target_now| by_our_clock(expires_at, target_now));
         Some(Expires { grant_id, revision, due })
     }
 
@@ -379,6 +378,11 @@ async fn roll_back(session: &mut Session) -> Result<(), TargetError> {
     apply::rollback(session.client()).await?;
     session.ended();
     Ok(())
+}
+
+/// A moment of the target's clock by this process's. Near the end of all time both are the same.
+fn by_our_clock(moment: Timestamp, target_now: Timestamp) -> Timestamp {
+    Timestamp::now().checked_add(moment.duration_since(target_now)).unwrap_or(moment)
 }
 
 /// A moment, longer with each round, and not the same for everybody.
