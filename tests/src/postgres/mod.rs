@@ -75,7 +75,7 @@ impl Postgres {
 
     /// Logs in over TCP with a password. The error is the server's own, for its SQLSTATE.
     pub async fn login(&self, user: &str, password: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
-        server::connect(&tcp(self.port(), user, password, database)).await
+        login_at(self.port(), user, password, database).await
     }
 
     /// Makes a database owned by [`ADMIN`], fills it as [`ADMIN`], and runs the bootstrap of managed databases in it.
@@ -114,6 +114,11 @@ impl Postgres {
     pub async fn start_again(&mut self) -> Result<()> {
         self.server.start().await
     }
+}
+
+/// The same as [`Postgres::login`] where only the port is known.
+pub async fn login_at(port: u16, user: &str, password: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+    server::connect(&tcp(port, user, password, database)).await
 }
 
 fn tcp(port: u16, user: &str, password: &str, database: &str) -> Config {

@@ -3,6 +3,7 @@
 //! Membership taken away and NOLOGIN leave live sessions running; one inside `SET ROLE` keeps what it set even after
 //! `DROP ROLE` (measured on 14 to 18). So after the commit: terminate, read back, and again until none is left.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,7 +18,8 @@ use crate::postgres::batch::{self, Statement};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a backend that is only starting is waited for. One that passed the login check before our commit needs
 /// milliseconds; one that is still at its password meets NOLOGIN. Without a bound, anybody who opens a connection
-/// and stays silent would hold every revoke up.
+/// and stays silent would hold every revoke up. One that waits for a lock is past its password: it is waited for like a
+/// session that does not die.
 const STARTING_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -35,10 +37,12 @@ const ALIVE: &str = "SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_ca
      WHERE usesysid = ANY ($1) AND backend_start <= $2 AND pid <> pg_catalog.pg_backend_pid()";
 
 /// Backends that are starting and may have passed the login check before the commit: those without a user in
-/// `pg_stat_activity` (from 18), and those that hold a transaction and are not in that view at all (up to 17).
-const STARTING: &str = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND usesysid IS NULL AND backend_start <= $1 \
+/// `pg_stat_activity` (from 18), and those that hold a transaction and are not in that view at all (up to 17). And whether
+/// they wait for a lock.
+const STARTING: &str = "SELECT s.pid, EXISTS (SELECT FROM pg_catalog.pg_locks w WHERE w.pid = s.pid AND NOT w.granted) AS held FROM ( \
+     SELECT pid FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND usesysid IS NULL AND backend_start <= $1 \
      UNION SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'virtualxid' AND l.pid IS NOT NULL \
-       AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid)";
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid)) AS s";
 
 /// Terminates every session of `roles` that began before now, and waits until they are gone.
 pub async fn end(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
@@ -47,31 +51,33 @@ pub async fn end(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
     let cut: jiff::Timestamp =
         rows.iter().flatten().next().map(|row| row.get(0)).ok_or_else(|| TargetError::Unreadable("no clock".to_owned()))?;
     let began = Instant::now();
-    let mut told = std::collections::BTreeSet::new();
+    let mut told = BTreeSet::new();
     let mut awaited: Option<Vec<i32>> = None;
     loop {
         let (alive, starting) = look(client, roles, cut).await?;
         told.extend(alive.iter().copied());
         // Only those that were starting at the first look can have read the catalog from before the commit.
-        let mut pending = awaited.take().unwrap_or_else(|| starting.clone());
-        pending.retain(|pid| starting.contains(pid));
+        let mut pending = awaited.take().unwrap_or_else(|| starting.keys().copied().collect());
+        pending.retain(|pid| starting.contains_key(pid));
+        let held = pending.iter().filter(|pid| starting.get(pid) == Some(&true)).count();
         let waited = began.elapsed();
-        let starts_over = pending.is_empty() || waited >= STARTING_PATIENCE;
+        let starts_over = pending.is_empty() || held == 0 && waited >= STARTING_PATIENCE;
         if alive.is_empty() && starts_over || waited >= PATIENCE {
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            return Ok(Ended { terminated: count(told.len()), surviving: count(alive.len()) });
+            return Ok(Ended { terminated: count(told.len()), surviving: count(alive.len() + held) });
         }
         awaited = Some(pending);
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Tells the sessions of `roles` to end and returns who was alive, and which backends are starting.
-async fn look(client: &Client, roles: &[Oid], cut: jiff::Timestamp) -> Result<(Vec<i32>, Vec<i32>), TargetError> {
+/// Tells the sessions of `roles` to end and returns who was alive, and which backends are starting, with whether they wait
+/// for a lock.
+async fn look(client: &Client, roles: &[Oid], cut: jiff::Timestamp) -> Result<(Vec<i32>, BTreeMap<i32, bool>), TargetError> {
     // A backend that ended between the look and the signal only makes a warning.
     let alive = Statement::query("ending sessions", ALIVE).bind(roles.to_vec(), Type::OID_ARRAY).bind(cut, Type::TIMESTAMPTZ);
     let starting = Statement::query("looking for starting backends", STARTING).bind(cut, Type::TIMESTAMPTZ);
     let answers = batch::alone(client, vec![alive, starting]).await?;
-    let pids = |index: usize| answers.get(index).map(|rows| rows.iter().map(|row| row.get(0)).collect()).unwrap_or_default();
-    Ok((pids(0), pids(1)))
+    let rows = |index: usize| answers.get(index).into_iter().flatten();
+    Ok((rows(0).map(|row| row.get(0)).collect(), rows(1).map(|row| (row.get(0), row.get(1))).collect()))
 }
