@@ -10,6 +10,7 @@
 //! | [`identity`] | a person's age key: opens sealed credentials |
 //! | [`postgres`] | a cluster of PostgreSQL 14 to 18 that imitates Azure or RDS |
 //! | [`rabbit`] | a RabbitMQ node |
+//! | [`proxy`] | a relay that forgets connections, as firewalls do |
 //! | [`scratch`], [`process`] | directories and processes that do not outlive the test, however it ends |
 //!
 //! The suite shares one broker, started by the binary `postern-services`; see [`broker::shared_url`].
@@ -20,6 +21,7 @@ pub mod events;
 pub mod identity;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod rabbit;
 pub mod scratch;
 pub mod stage;

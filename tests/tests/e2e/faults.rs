@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 use postern_tests::events::{Event, grant, revoke_grant};
+use postern_tests::proxy::Proxy;
 use postern_tests::rabbit::Rabbit;
 use postern_tests::stage::{INTEGRATION, Stage};
 
@@ -170,5 +171,23 @@ async fn a_dead_target_does_not_slow_another_and_its_events_wait() -> Result<()>
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(20));
     assert!(stage.audit.all_for(waiting[0].id()).is_empty(), "nothing is said about an event that waits");
+    stage.finish().await
+}
+
+#[tokio::test]
+async fn a_network_that_forgets_connections_hangs_nobody() -> Result<()> {
+    let proxy = Proxy::start().await?;
+    let mut stage = Stage::builder().integration(INTEGRATION, &format!("port = {}", proxy.port())).start().await?;
+    proxy.relay_to(stage.pg.port());
+    stage.workers(1).await?;
+    stage.expect(&grant(INTEGRATION, "AR-1", "jane").database("orders", "read_only"), "succeeded").await?;
+    proxy.forget();
+    // The worker's sessions rest meanwhile; nothing tells it that they are dead.
+    let admin = stage.pg.admin("postgres").await?;
+    admin.batch_execute("SELECT pg_sleep(0.7)").await?;
+    let before = proxy.accepted();
+    stage.expect(&revoke_grant(INTEGRATION, "AR-1"), "succeeded").await?;
+    assert!(ended(&admin, "jane").await?);
+    assert!(proxy.accepted() > before, "new sessions took the place of the forgotten ones");
     stage.finish().await
 }

@@ -6,12 +6,17 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use crate::postgres::TargetError;
 use crate::postgres::ledger::BEGIN;
+
+/// More than the server itself allows a statement (`statement_timeout` of [`BEGIN`]): only a server or a network that is
+/// silent takes longer.
+const ANSWER: Duration = Duration::from_secs(45);
 
 /// A parameter with its type, owned until the batch is done.
 type Param = (Box<dyn ToSql + Sync + Send>, Type);
@@ -75,7 +80,8 @@ impl std::fmt::Debug for Statement {
 /// Runs the statements in one round trip. The first error is returned, with what it was for: inside a transaction
 /// the statements behind it fail too, and a COMMIT behind it rolls back, so nothing was done.
 pub async fn run(client: &Client, statements: &[Statement]) -> Result<Vec<Vec<Row>>, TargetError> {
-    let answers = in_order(statements.iter().map(|statement| statement.run(client)).collect()).await;
+    let answers = in_order(statements.iter().map(|statement| statement.run(client)).collect());
+    let answers = tokio::time::timeout(ANSWER, answers).await.map_err(|_| TargetError::Silent(ANSWER.as_secs()))?;
     answers
         .into_iter()
         .zip(statements)

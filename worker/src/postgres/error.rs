@@ -27,6 +27,9 @@ pub enum TargetError {
     /// All sessions of the integration were in use for too long.
     #[error("no session came free within {0} seconds; the server is slow, or max_sessions is too low")]
     Busy(u64),
+    /// Statements were sent and nothing came back.
+    #[error("the server gave no answer within {0} seconds; it hangs, or the network between drops packets")]
+    Silent(u64),
     /// The target could not be reached a moment ago; it is tried again soon.
     #[error("the server could not be reached a moment ago")]
     CircuitOpen,
@@ -102,7 +105,7 @@ impl TargetError {
             Self::Connect(error) if error.is_unreachable() => Disposition::Unreachable,
             // One database of the server is gone, not the server.
             Self::Connect(error) if error.is_no_database() => Disposition::Later,
-            Self::Secret(_) | Self::Connect(_) | Self::Busy(_) | Self::CircuitOpen => Disposition::Unreachable,
+            Self::Secret(_) | Self::Connect(_) | Self::Busy(_) | Self::Silent(_) | Self::CircuitOpen => Disposition::Unreachable,
             Self::MissingRight { .. } | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => Disposition::Later,
             Self::Sql { source, .. } => match source.code() {
                 None => Disposition::Unreachable,

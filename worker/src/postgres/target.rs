@@ -19,6 +19,10 @@ use crate::secrets::{self, CachedCredential};
 const SESSION_WAIT: Duration = Duration::from_secs(10);
 /// Sessions that nobody used for this long are closed.
 const IDLE: Duration = Duration::from_secs(30);
+/// A session that rested for this long is asked for a sign of life first: a firewall between may have forgotten it without
+/// telling anybody.
+const RESTED: Duration = Duration::from_millis(500);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// How long a circuit stays open after the first failure; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -186,11 +190,16 @@ impl managed::Manager for Manager {
         Ok(Connection { client, clean: true })
     }
 
-    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<TargetError> {
-        if connection.clean && !connection.client.is_closed() {
-            Ok(())
-        } else {
-            Err(RecycleError::message("the session is closed or was left inside a transaction"))
+    async fn recycle(&self, connection: &mut Connection, metrics: &Metrics) -> RecycleResult<TargetError> {
+        if !connection.clean || connection.client.is_closed() {
+            return Err(RecycleError::message("the session is closed or was left inside a transaction"));
+        }
+        if metrics.last_used() < RESTED {
+            return Ok(());
+        }
+        match tokio::time::timeout(SIGN_OF_LIFE, connection.client.check_connection()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(RecycleError::message("the session gives no sign of life")),
         }
     }
 }
