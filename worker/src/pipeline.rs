@@ -113,18 +113,22 @@ impl Pipeline {
     /// Runs an event within the longest time, and tells the target's circuit how it went. While the circuit is open
     /// nothing is tried, and no slot is held.
     async fn timed(&self, target: &Target, work: impl Future<Output = Result<Settled, Stop>>) -> Result<Settled, Stop> {
-        if target.pause().is_some() {
-            return Err(Stop::Target(TargetError::CircuitOpen));
+        if let Some(why) = target.open_because() {
+            return Err(Stop::Target(TargetError::CircuitOpen(Box::new(why))));
         }
         let done = match tokio::time::timeout(LONGEST, work).await {
             Ok(done) => done,
             Err(_) => Err(Stop::Target(TargetError::Busy(LONGEST.as_secs()))),
         };
-        let reached = !matches!(&done, Err(Stop::Target(error)) if error.closes_circuit());
+        let unreachable = match &done {
+            Err(Stop::Target(error)) if error.closes_circuit() => Some(error.reason()),
+            _ => None,
+        };
+        let reached = unreachable.is_none();
         if matches!(&done, Err(Stop::Target(error)) if error.lost_ledger()) {
             target.forget_ledger().await;
         }
-        target.note(reached);
+        target.note(unreachable);
         self.metrics.target_up(&target.integration().id, reached);
         done
     }

@@ -73,7 +73,7 @@ pub struct Failure {
 
 /// Decides what becomes of an event that stopped. `pause`: how long the target's circuit stays open.
 pub fn judge(delivery: &Delivery, trouble: &Trouble<'_>, stop: Stop, pause: Option<Duration>, limits: &WorkerConfig) -> Failure {
-    let circuit_open = matches!(stop, Stop::Target(TargetError::CircuitOpen));
+    let circuit_open = matches!(stop, Stop::Target(TargetError::CircuitOpen(_)));
     let (reason, disposition, draft) = match stop {
         Stop::Target(error) => (error.reason(), error.disposition(), None),
         Stop::SessionSurvives { draft, surviving } => {

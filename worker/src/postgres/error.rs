@@ -30,9 +30,9 @@ pub enum TargetError {
     /// Statements were sent and nothing came back.
     #[error("the server gave no answer within {0} seconds; it hangs, or the network between drops packets")]
     Silent(u64),
-    /// The target could not be reached a moment ago; it is tried again soon.
-    #[error("the server could not be reached a moment ago")]
-    CircuitOpen,
+    /// The target could not be reached a moment ago, for this reason; it is tried again soon.
+    #[error("{}", .0.message)]
+    CircuitOpen(Box<Reason>),
     /// The event cannot be done, now or later.
     #[error("{}", .0.message)]
     Rejected(Box<Reason>),
@@ -105,7 +105,7 @@ impl TargetError {
             Self::Connect(error) if error.is_unreachable() => Disposition::Unreachable,
             // One database of the server is gone, not the server.
             Self::Connect(error) if error.is_no_database() => Disposition::Later,
-            Self::Secret(_) | Self::Connect(_) | Self::Busy(_) | Self::Silent(_) | Self::CircuitOpen => Disposition::Unreachable,
+            Self::Secret(_) | Self::Connect(_) | Self::Busy(_) | Self::Silent(_) | Self::CircuitOpen(_) => Disposition::Unreachable,
             Self::MissingRight { .. } | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => Disposition::Later,
             Self::Sql { source, .. } => match source.code() {
                 None => Disposition::Unreachable,
@@ -132,7 +132,7 @@ impl TargetError {
     /// The code for results and metrics.
     pub fn code(&self) -> Code {
         match self {
-            Self::Rejected(reason) => reason.code,
+            Self::Rejected(reason) | Self::CircuitOpen(reason) => reason.code,
             Self::Secret(_) => Code::SecretUnavailable,
             Self::MissingRight { .. } => Code::PermissionMissing,
             Self::Sql { source, .. } if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Code::PermissionMissing,
@@ -143,7 +143,7 @@ impl TargetError {
 
     /// The reason for a result.
     pub fn reason(&self) -> Reason {
-        if let Self::Rejected(reason) = self {
+        if let Self::Rejected(reason) | Self::CircuitOpen(reason) = self {
             return (**reason).clone();
         }
         let mut reason = Reason::new(self.code(), self.to_string());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, Timeouts};
-use postern_schemas::Identifier;
+use postern_schemas::{Identifier, Reason};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
@@ -48,6 +48,7 @@ pub struct Target {
 struct Circuit {
     failures: u32,
     open_until: Option<Instant>,
+    why: Option<Reason>,
 }
 
 impl Target {
@@ -139,13 +140,21 @@ impl Target {
         circuit.open_until.and_then(|until| until.checked_duration_since(Instant::now()))
     }
 
-    /// Notes how a try went. Unreachable: opens the circuit, for twice as long each time.
-    pub fn note(&self, reached: bool) -> Option<Duration> {
+    /// Why nobody should try now; `None` while the circuit is closed.
+    pub fn open_because(&self) -> Option<Reason> {
+        let circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        circuit.open_until.filter(|until| *until > Instant::now()).and(circuit.why.clone())
+    }
+
+    /// Notes how a try went: why the target could not be reached, if it was not. That opens the circuit, for twice as long
+    /// each time.
+    pub fn note(&self, unreachable: Option<Reason>) {
         let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
-        if reached {
+        if unreachable.is_none() {
             *circuit = Circuit::default();
-            return None;
+            return;
         }
+        circuit.why = unreachable;
         let now = Instant::now();
         // Many events fail at once when a server goes away: they are one failure.
         if circuit.open_until.is_none_or(|until| until <= now) {
@@ -153,7 +162,6 @@ impl Target {
             circuit.failures = circuit.failures.saturating_add(1);
             circuit.open_until = Some(now + pause);
         }
-        circuit.open_until.map(|until| until - now)
     }
 }
 
