@@ -6,6 +6,7 @@
 //! | [`events`] | builders for access events |
 //! | [`audit`] | collects every audit result |
 //! | [`broker`] | publishing, looking into queues, deleting a prefix's topology |
+//! | [`certificates`] | issues certificates |
 //! | [`worker`] | one `postern run`, and `postern` as a command |
 //! | [`identity`] | a person's age key: opens sealed credentials |
 //! | [`postgres`] | a cluster of PostgreSQL 14 to 18 that imitates Azure or RDS |
@@ -17,6 +18,7 @@
 
 pub mod audit;
 pub mod broker;
+pub mod certificates;
 pub mod events;
 pub mod identity;
 pub mod postgres;

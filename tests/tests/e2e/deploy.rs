@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use postern_tests::certificates::Wanted;
 use postern_tests::events::{cleanup_principal, grant, revoke_grant};
 use postern_tests::postgres::{CONNECTOR, database_sql};
 use postern_tests::scratch::Scratch;
@@ -50,7 +51,8 @@ async fn the_shipped_configurations_are_accepted() -> Result<()> {
     let scratch = Scratch::new("deploy")?;
     accepts(&scratch, EXAMPLE).await?;
     accepts(&scratch, COMPOSE).await?;
-    let file = scratch.write_private("some.pem", "")?;
+    let issued = Wanted::new("localhost", &["localhost"]).self_signed()?;
+    let file = scratch.write_private("some.pem", &(issued.chain + &issued.key))?;
     let all = everything_set(&file);
     ensure!(all.lines().filter(|line| line.contains(" = ")).count() > 30, "settings are missing:\n{all}");
     accepts(&scratch, &all).await?;

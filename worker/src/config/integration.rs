@@ -8,7 +8,7 @@ use postern_schemas::fields::{Fields, FromText, Problems};
 use postern_schemas::{Identifier, IntegrationId};
 use serde_json::Value;
 
-use super::{Policy, RoleTemplate, SecretSource, SslMode, read, unavailable};
+use super::{Policy, RoleTemplate, SecretSource, SslMode, read, tls, unavailable};
 
 /// The most characters of `custom_access_details`, which travel in every grant's result.
 const MAX_ACCESS_DETAILS: usize = 400;
@@ -104,6 +104,8 @@ pub struct Integration {
     pub ssl_mode: SslMode,
     /// A PEM file with the issuers to trust, or the server's own certificate; `None`: the system's issuers.
     pub ssl_root_cert: Option<PathBuf>,
+    /// PEM files of the client certificate (`ssl_cert`, with its chain) and its key (`ssl_key`), for a server that asks.
+    pub ssl_client: Option<(PathBuf, PathBuf)>,
     /// Where the connector's credential is.
     pub secret: SecretSource,
     /// Whether a secret without the mark is refused.
@@ -143,7 +145,9 @@ impl Integration {
         let hostname = hostname(&fields, kind);
         let port = fields.integer("port", 1, u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
         let database = fields.text("database").or_else(|| Identifier::new(DEFAULT_DATABASE).ok());
-        let (ssl_mode, ssl_root_cert) = tls(&fields);
+        let ssl_mode = tls::mode(&fields);
+        let ssl_root_cert = tls::root_cert(&fields);
+        let ssl_client = tls::client(&fields);
         let secret = secret(&fields, kind);
         let require_mark = fields.boolean("require_mark").unwrap_or(true);
         let secret_cache = read::seconds(&fields, "secret_cache_seconds", 0, 86_400).unwrap_or(DEFAULT_SECRET_CACHE);
@@ -171,6 +175,7 @@ impl Integration {
             database: database?,
             ssl_mode,
             ssl_root_cert,
+            ssl_client,
             secret: secret?,
             require_mark,
             secret_cache,
@@ -221,16 +226,6 @@ fn host(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("{text:?} is not a host; expected a name or an address alone: the port has a key of its own, and no scheme belongs here"))
-}
-
-fn tls(fields: &Fields<'_>) -> (SslMode, Option<PathBuf>) {
-    let mode = read::parsed(fields, "ssl_mode", SslMode::parse);
-    let root = read::file(fields, "ssl_root_cert");
-    if mode == Some(SslMode::VerifyCa) && !fields.has("ssl_root_cert") {
-        let why = "is missing; by the system's issuers verify-ca would believe anybody who has a certificate";
-        fields.problem("ssl_root_cert", format!("{why}: name the file of the server's issuer, or use verify-full"));
-    }
-    (mode.unwrap_or_default(), root)
 }
 
 fn secret(fields: &Fields<'_>, kind: Option<Platform>) -> Option<SecretSource> {

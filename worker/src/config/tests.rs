@@ -62,7 +62,7 @@ fn an_integration_has_the_contracts_defaults() {
 #[test]
 fn every_key_is_read() {
     let root = std::env::temp_dir().join(format!("postern-config-{}.pem", std::process::id()));
-    std::fs::write(&root, "").unwrap();
+    std::fs::write(&root, include_str!("../postgres/tls/verify/fixtures/issuer.pem")).unwrap();
     let text = r#"
         secret_mark = "postern-read"
         [broker]

@@ -102,7 +102,7 @@ async fn by_mode(mode: SslMode, config: &Config, connector: &Connector) -> Resul
     let Some(second) = second else { return Err(failure) };
     let worth = match &failure {
         ConnectFailure::Authentication { .. } => first == Encryption::Never || trying.was_encrypted(),
-        ConnectFailure::Tls(error) => matches!(**error, TlsError::Handshake(_) | TlsError::Interrupted(_)),
+        ConnectFailure::Tls(error) => matches!(**error, TlsError::Certificate(_) | TlsError::Handshake(_) | TlsError::Interrupted(_)),
         _ => false,
     };
     if !worth {
@@ -112,9 +112,8 @@ async fn by_mode(mode: SslMode, config: &Config, connector: &Connector) -> Resul
         Ok(connected) => Ok(connected),
         // A wrong password says more than that the other kind of connection is not served.
         Err(other) if other.sqlstate() == Some("28P01") => Err(other),
-        Err(other) if mode == SslMode::Allow && !matches!(other, ConnectFailure::Tls(_)) && failure.sqlstate() != Some("28P01") => {
-            Err(other)
-        }
+        // Neither does it say more that there is no encryption; that it went wrong does.
+        Err(other) if mode == SslMode::Allow && !other.is_not_offered() && failure.sqlstate() != Some("28P01") => Err(other),
         Err(_) => Err(failure),
     }
 }

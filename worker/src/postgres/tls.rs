@@ -3,28 +3,34 @@
 //! The driver knows three modes and would answer any server's question for the password in clear text. So it is told that
 //! its connection is encrypted from the first byte ("direct"), and this module does the rest itself: it asks the server
 //! for encryption (PostgreSQL docs, "Message Flow", section "SSL Session Encryption"), checks the certificate
-//! ([`verify`]), and watches the login (`guard`).
+//! ([`verify`]), shows one of its own ([`identity`]), and watches the login (`guard`).
 
 mod guard;
+pub mod identity;
+mod shown;
 pub mod verify;
 
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
-use rustls::CertificateError;
+use rustls::AlertDescription;
+use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use zeroize::Zeroizing;
 
 use crate::config::{Integration, SslMode};
 use guard::{Guarded, Wire};
+use identity::{Identity, Part};
 
 pub use guard::CleartextRefused;
+pub use shown::{Described, Refused};
 
 /// `SSLRequest`: its length, and the code 80877103 (PostgreSQL docs, "Message Formats").
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -52,9 +58,14 @@ pub enum TlsError {
     /// Whoever answers does not speak PostgreSQL's protocol.
     #[error("what answers does not speak PostgreSQL's protocol; check hostname and port")]
     NotPostgres,
-    /// The file of trusted certificates cannot be used.
-    #[error("ssl_root_cert {}: {problem}; expected a file of PEM certificates", path.display())]
-    Roots {
+    /// An error came back before encryption. Its text could be anybody's, so nobody gets to read it (CVE-2024-10977).
+    #[error("the server answers the question for TLS with an error; it may be overloaded: look at its log, and check hostname and port")]
+    ErrorBefore,
+    /// A file that the configuration names cannot be used.
+    #[error("{key} {}: {problem}", path.display())]
+    File {
+        /// `ssl_root_cert`, `ssl_cert` or `ssl_key`.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -63,7 +74,10 @@ pub enum TlsError {
     /// There is neither a file nor a system store of trusted certificates.
     #[error("this system has no trusted certificates; name a file in ssl_root_cert")]
     NoRoots,
-    /// The certificate is refused, or the handshake failed.
+    /// The server's certificate is refused.
+    #[error(transparent)]
+    Certificate(Box<Refused>),
+    /// The handshake failed otherwise.
     #[error("{}", explained(.0))]
     Handshake(rustls::Error),
     /// The connection broke during the handshake.
@@ -71,29 +85,30 @@ pub enum TlsError {
     Interrupted(io::Error),
 }
 
-/// What to do about a refused certificate.
+/// What to do about a failed handshake.
 fn explained(error: &rustls::Error) -> String {
-    const PIN: &str = "put the issuer's certificate, or the server's own one, into the file that ssl_root_cert names";
-    let rustls::Error::InvalidCertificate(why) = error else { return format!("the TLS handshake failed: {error}") };
-    match why {
-        CertificateError::UnknownIssuer => format!("the server's certificate comes from an issuer that is not trusted; {PIN}"),
-        CertificateError::NotValidForNameContext { expected, presented } if presented.is_empty() => format!(
-            "the server's certificate names no host (a common name alone is not looked at), expected {}; issue one with a subjectAltName, or put \
-             the server's own certificate into the file that ssl_root_cert names",
-            expected.to_str()
-        ),
-        CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "the server's certificate is for {}, not for {}; use a name that it holds as hostname, or issue another",
-            presented.join(", "),
-            expected.to_str()
-        ),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the server's certificate has expired; renew it there".to_owned()
+    match error {
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            "the server speaks no version of TLS from 1.2 on; look at ssl_min_protocol_version and ssl_max_protocol_version there"
+                .to_owned()
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the server's certificate is not valid yet; compare the clocks".to_owned()
+        // A server says these of a client's certificate, or of its absence (RFC 8446, 6.2).
+        rustls::Error::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateRequired),
+        ) => format!(
+            "the server refuses the client certificate ({alert:?}); name one in ssl_cert and ssl_key that is in date and from an issuer in its \
+             ssl_ca_file"
+        ),
+        rustls::Error::InvalidMessage(_) => {
+            format!("the TLS handshake failed: what answers does not speak TLS ({error}); look at what stands between here and the server")
         }
-        other => format!("the server's certificate is refused: {other}; if it is self-signed, {PIN}"),
+        other => format!("the TLS handshake failed: {other}"),
     }
 }
 
@@ -104,19 +119,26 @@ pub(super) struct Connector {
     rustls: Option<MakeRustlsConnect>,
     cleartext_allowed: bool,
     encrypted: Arc<AtomicBool>,
+    refused: verify::Refusal,
 }
 
 impl Connector {
-    /// Reads the trusted certificates that the integration's mode asks for.
+    /// Reads the certificates that the integration's mode asks for.
     pub(super) async fn new(integration: &Integration) -> Result<Self, TlsError> {
         let mode = integration.ssl_mode;
+        let refused = Arc::default();
         let rustls = match mode {
             SslMode::Disable => None,
-            _ => Some(MakeRustlsConnect::new(verify::client_config(mode, roots(integration).await?).map_err(TlsError::Handshake)?)),
+            _ => {
+                let roots = roots(integration).await?;
+                let identity = identity(integration).await?;
+                let config = verify::client_config(mode, roots, identity, Arc::clone(&refused)).map_err(TlsError::Handshake)?;
+                Some(MakeRustlsConnect::new(config))
+            }
         };
         // Only verify-full knows who would read the password: issuers such as a cloud's sign for all its customers.
         let cleartext_allowed = mode == SslMode::VerifyFull;
-        Ok(Self { encryption: Encryption::Never, rustls, cleartext_allowed, encrypted: Arc::default() })
+        Ok(Self { encryption: Encryption::Never, rustls, cleartext_allowed, encrypted: Arc::default(), refused })
     }
 
     /// The same for one try.
@@ -140,12 +162,16 @@ impl Connector {
             (b'S', _) => {}
             (b'N', Encryption::IfOffered) => return Ok(Guarded::new(Wire::Plain(socket), watched)),
             (b'N', _) => return Err(TlsError::NotOffered),
+            (b'E', _) => return Err(TlsError::ErrorBefore),
             _ => return Err(TlsError::NotPostgres),
         }
         let Ok(connect) = <MakeRustlsConnect as MakeTlsConnect<Socket>>::make_tls_connect(&mut rustls, &hostname);
         let stream = connect.connect(socket).await.map_err(|error| {
             match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(refused) => TlsError::Handshake(refused.clone()),
+                Some(failed) => match self.refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    Some(refused) => TlsError::Certificate(refused),
+                    None => TlsError::Handshake(failed.clone()),
+                },
                 None => TlsError::Interrupted(error),
             }
         })?;
@@ -184,12 +210,30 @@ impl TlsConnect<Socket> for Attempt {
 /// system's are used, and only where the mode verifies.
 async fn roots(integration: &Integration) -> Result<Option<verify::Roots>, TlsError> {
     if let Some(path) = &integration.ssl_root_cert {
-        let failed = |problem: String| TlsError::Roots { path: path.clone(), problem };
-        let pem = tokio::fs::read(Path::new(path)).await.map_err(|error| failed(format!("cannot be read: {error}")))?;
-        return verify::Roots::from_pem(&pem).map(Some).map_err(failed);
+        let failed = |problem| TlsError::File { key: "ssl_root_cert", path: path.clone(), problem };
+        let pem = file("ssl_root_cert", path).await?;
+        return verify::Roots::from_pem(&pem, UnixTime::now()).map(Some).map_err(failed);
     }
     match integration.ssl_mode {
         SslMode::VerifyCa | SslMode::VerifyFull => verify::Roots::of_the_system().map(Some).ok_or(TlsError::NoRoots),
         _ => Ok(None),
     }
+}
+
+/// What to show of ourselves.
+async fn identity(integration: &Integration) -> Result<Option<Identity>, TlsError> {
+    let Some((certificate, key)) = &integration.ssl_client else { return Ok(None) };
+    let (chain, secret) = (file("ssl_cert", certificate).await?, file("ssl_key", key).await?);
+    Identity::from_pem(&chain, &secret).map(Some).map_err(|(part, problem)| {
+        let (key, path) = match part {
+            Part::Certificate => ("ssl_cert", certificate),
+            Part::Key => ("ssl_key", key),
+        };
+        TlsError::File { key, path: path.clone(), problem }
+    })
+}
+
+async fn file(key: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let failed = |error: io::Error| TlsError::File { key, path: path.to_owned(), problem: format!("cannot be read: {error}") };
+    tokio::fs::read(path).await.map(Zeroizing::new).map_err(failed)
 }

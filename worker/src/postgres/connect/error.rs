@@ -71,7 +71,7 @@ impl ConnectError {
     pub fn is_unreachable(&self) -> bool {
         match &self.failure {
             ConnectFailure::Unreachable { .. } => true,
-            ConnectFailure::Tls(error) => matches!(**error, TlsError::Broken(_) | TlsError::Interrupted(_)),
+            ConnectFailure::Tls(error) => matches!(**error, TlsError::Broken(_) | TlsError::ErrorBefore | TlsError::Interrupted(_)),
             _ => false,
         }
     }
@@ -123,6 +123,10 @@ impl ConnectFailure {
             if refused.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<CleartextRefused>) {
                 return Self::Cleartext(CleartextRefused);
             }
+            // With TLS 1.3 a server judges the client's certificate when the client believes to be done.
+            if let Some(failed) = refused.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return Self::Tls(Box::new(TlsError::Handshake(failed.clone())));
+            }
             if is_about_the_network(refused) {
                 return Self::unreachable(refused.to_string());
             }
@@ -158,6 +162,11 @@ impl ConnectFailure {
         }
     }
 
+    /// Whether the server has no TLS.
+    pub(super) fn is_not_offered(&self) -> bool {
+        matches!(self, Self::Tls(error) if matches!(**error, TlsError::NotOffered))
+    }
+
     pub(super) fn sqlstate(&self) -> Option<&str> {
         match self {
             Self::Authentication { sqlstate, .. } => Some(sqlstate),
@@ -178,10 +187,12 @@ impl fmt::Display for ConnectFailure {
             }
             Self::Unreachable { what, sqlstate: None } => write!(f, "the server cannot be reached: {what}"),
             Self::Authentication { what, sqlstate } => {
-                write!(
-                    f,
-                    "the server refuses the login: {what} (SQLSTATE {sqlstate}); compare the secret with the role, and look at pg_hba.conf"
-                )
+                let mend = if sqlstate == "28P01" {
+                    "compare the secret with the role, and look at pg_hba.conf"
+                } else {
+                    "look at pg_hba.conf; for a client certificate, ssl_cert and ssl_key name one that is the role's"
+                };
+                write!(f, "the server refuses the login: {what} (SQLSTATE {sqlstate}); {mend}")
             }
             Self::Cleartext(refused) => refused.fmt(f),
             Self::Tls(error) => error.fmt(f),

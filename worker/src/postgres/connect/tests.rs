@@ -119,6 +119,11 @@ async fn a_server_without_tls_is_refused_where_it_is_asked_for() {
         matches!(&result, Err(ConnectError { failure: ConnectFailure::Tls(error), .. }) if matches!(**error, TlsError::NotPostgres)),
         "{result:?}"
     );
+    // An error before encryption ends even `prefer`: it may be temporary, and it may be a lie.
+    for mode in ["prefer", "require"] {
+        let (result, _) = outcome(mode, vec![Act::Answer(b'E', Vec::new())]).await;
+        assert!(result.as_ref().is_err_and(ConnectError::is_unreachable), "{mode}: {result:?}");
+    }
 }
 
 #[tokio::test]
@@ -138,6 +143,8 @@ async fn disable_and_allow_log_in_in_clear_and_prefer_where_tls_is_not_offered()
 async fn the_second_try_of_allow_is_encrypted_and_the_better_error_is_told() {
     let (result, _) = outcome("allow", vec![Act::Plain(refusal("28000")), Act::Answer(b'N', Vec::new())]).await;
     assert_eq!(result.unwrap_err().sqlstate(), Some("28000"));
+    let (result, _) = outcome("allow", vec![Act::Plain(refusal("28000")), Act::BrokenHandshake]).await;
+    assert!(matches!(result.unwrap_err().failure, ConnectFailure::Tls(_)));
     // Not encrypted by the server's choice: another try in clear would be the same again.
     let (result, _) = outcome("prefer", vec![Act::Answer(b'N', refusal("28P01"))]).await;
     assert!(result.unwrap_err().is_authentication());

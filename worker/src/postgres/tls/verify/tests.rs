@@ -31,9 +31,9 @@ fn case(mode: SslMode, roots: Option<&'static [u8]>, shown: &'static [u8]) -> Ca
 
 impl Case {
     fn verdict(&self) -> Result<(), CertificateError> {
-        let roots = self.roots.map(|pem| Roots::from_pem(pem).unwrap());
+        let roots = self.roots.map(|pem| Roots::from_pem(pem, UnixTime::since_unix_epoch(self.now)).unwrap());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = Verifier { provider, roots, names: self.mode == SslMode::VerifyFull };
+        let verifier = Verifier { provider, roots, names: self.mode == SslMode::VerifyFull, refusal: Refusal::default() };
         let shown = CertificateDer::from_pem_slice(self.shown).unwrap();
         let host = ServerName::try_from(self.host).unwrap();
         match verifier.verify_server_cert(&shown, &[], &host, &[], UnixTime::since_unix_epoch(self.now)) {
@@ -100,6 +100,6 @@ fn dates_count_for_every_verified_certificate() {
 
 #[test]
 fn what_is_wrong_with_a_file_is_said() {
-    assert!(Roots::from_pem(b"").unwrap_err().contains("no certificate"));
-    assert!(Roots::from_pem(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n").is_err());
+    assert!(Roots::from_pem(b"", UnixTime::now()).unwrap_err().contains("no PEM certificate"));
+    assert!(Roots::from_pem(b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", UnixTime::now()).is_err());
 }
