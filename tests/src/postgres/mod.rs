@@ -3,6 +3,7 @@
 
 mod server;
 mod template;
+mod tls;
 mod version;
 
 use std::fs;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 use tokio_postgres::{Client, Config};
 
 use self::server::Server;
+pub use self::tls::Access;
 pub use self::version::{Platform, Version, cache_dir};
 use crate::process::Signal;
 

@@ -15,7 +15,7 @@ use crate::scratch::Scratch;
 
 /// The superuser that `initdb` makes. Only the harness is ever logged in as it.
 pub(super) const SUPERUSER: &str = "postgres";
-const TIMEOUT: Duration = Duration::from_mins(1);
+pub(super) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A command that runs as the user PostgreSQL may run as.
 pub(super) fn command(program: &Path) -> Result<Command> {
@@ -101,6 +101,10 @@ impl Server {
         self.child = None;
         self.scratch.forget("postgres");
         Ok(())
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal(self.child.as_ref().context("PostgreSQL does not run")?.id(), signal)
     }
 
     pub(super) async fn superuser(&self, database: &str) -> Result<Client> {

@@ -67,6 +67,12 @@ impl Version {
             .with_context(|| format!("PostgreSQL {self} is not installed: run scripts/setup.sh test"))
     }
 
+    /// `psql`, beside the server or the system's, if there is any.
+    pub fn psql(self) -> Option<PathBuf> {
+        let beside = self.bin_dir().ok()?.join("psql");
+        [beside, PathBuf::from("/usr/bin/psql")].into_iter().find(|path| path.exists())
+    }
+
     /// What `postgres --version` prints, such as `postgres (PostgreSQL) 15.18`.
     pub fn full(self) -> Result<String> {
         let output = Command::new(self.bin_dir()?.join("postgres")).arg("--version").output()?;

@@ -10,8 +10,10 @@ mod harness;
 mod idempotence;
 mod races;
 mod revokes;
+mod secret_file;
 mod servers;
 mod time;
+mod tls;
 
 use anyhow::{Result, ensure};
 use postern_tests::stage::Stage;
@@ -46,6 +48,16 @@ async fn ended(client: &Client, role: &str) -> Result<bool> {
     let sql =
         "SELECT NOT rolcanlogin AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid) FROM pg_roles r WHERE rolname = $1";
     Ok(client.query_one(sql, &[&role]).await?.get(0))
+}
+
+/// Waits until the first worker has logged this text.
+async fn logged(stage: &Stage, text: &str) -> Result<()> {
+    let deadline = std::time::Instant::now() + postern_tests::audit::TIMEOUT;
+    while !stage.workers[0].log().contains(text) {
+        ensure!(std::time::Instant::now() < deadline, "expected {text:?} in\n{}", stage.worker_logs());
+        tokio::time::sleep(postern_tests::process::POLL).await;
+    }
+    Ok(())
 }
 
 /// A result without what may differ between repeats.

@@ -5,7 +5,7 @@ use postern_tests::events::{cleanup, grant, revoke_all, revoke_grant};
 use postern_tests::stage::{INTEGRATION, Stage};
 use serde_json::json;
 
-use crate::{allowed, denied, ended, explained, sessions_of};
+use crate::{allowed, denied, ended, explained, logged, sessions_of};
 
 #[tokio::test]
 async fn integrations_on_one_ledger_share_the_account_and_end_only_their_own_grants() -> Result<()> {
@@ -160,12 +160,7 @@ async fn a_schema_postern_that_somebody_else_made_is_not_trusted() -> Result<()>
     stage.workers(1).await?;
     let asked = grant(INTEGRATION, "1", "jane").database("orders", "read_only");
     stage.publish(&asked).await?;
-    let worker = &stage.workers[0];
-    let deadline = std::time::Instant::now() + postern_tests::audit::TIMEOUT;
-    while !worker.log().contains("ALTER SCHEMA postern OWNER TO") {
-        ensure!(std::time::Instant::now() < deadline, "{}", stage.worker_logs());
-        tokio::time::sleep(postern_tests::process::POLL).await;
-    }
+    logged(&stage, "ALTER SCHEMA postern OWNER TO").await?;
     superuser.batch_execute("DROP SCHEMA postern").await?;
     assert_eq!(stage.result_of(&asked).await?["outcome"], "succeeded");
     stage.finish().await
