@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Facts, Item, Named, Owner, SslMode};
+use super::facts::{Facts, Named, Owner};
+use super::item::{Item, Status};
+use crate::config::SslMode;
 use crate::postgres::ledger::{self, OWNER};
 use crate::postgres::names::ident;
 
@@ -183,12 +185,11 @@ pub(super) fn database(facts: &Facts, database: &Named, listed: bool) -> Item {
     } else {
         Item::ok(item, format!("{} may connect and let others in", facts.login))
     };
-    if found.status == super::Status::Fail && !listed { Item { status: super::Status::Warn, ..found } } else { found }
+    if found.status == Status::Fail && !listed { Item { status: Status::Warn, ..found } } else { found }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
     use super::*;
 
     /// A connector with all it needs, before its first event.
