@@ -32,22 +32,33 @@ const DATABASE: &str = include_str!("../../../deploy/bootstrap/database.sql");
 #[derive(Debug)]
 pub struct Postgres {
     version: Version,
+    platform: Platform,
     server: Server,
 }
 
 impl Postgres {
-    /// Starts a cluster with the platform's roles, the connector and the sample database.
+    /// Starts a cluster of the platform that the version plays.
     pub async fn start(version: Version) -> Result<Self> {
-        let template = template::directory(version).await?;
+        Self::start_as(version, version.platform()).await
+    }
+
+    /// Starts a cluster with the platform's roles, the connector and the sample database.
+    pub async fn start_as(version: Version, platform: Platform) -> Result<Self> {
+        let template = template::directory(version, platform).await?;
         let mut server = Server::new(version)?;
         template::copy(&template, &server.data())?;
         server.start().await?;
-        Ok(Self { version, server })
+        Ok(Self { version, platform, server })
     }
 
     /// Which PostgreSQL it is.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Whose server it plays.
+    pub fn platform(&self) -> Platform {
+        self.platform
     }
 
     /// Where it listens, on 127.0.0.1.
@@ -86,7 +97,7 @@ impl Postgres {
         self.admin("postgres").await?.batch_execute(&format!("CREATE DATABASE \"{name_quoted}\"")).await?;
         let admin = self.admin(name).await?;
         admin.batch_execute(setup).await.with_context(|| format!("setting up {name}"))?;
-        admin.batch_execute(&database_sql(self.version.platform().admin_role())).await.context("database.sql")
+        admin.batch_execute(&database_sql(self.platform.admin_role())).await.context("database.sql")
     }
 
     /// Makes a role that a policy may hand out: the connector gets it with ADMIN OPTION, which it needs from 16 on.

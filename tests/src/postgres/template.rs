@@ -1,4 +1,4 @@
-//! The prepared data directory of each version, made once and copied for every cluster.
+//! The prepared data directory of each version and platform, made once and copied for every cluster.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,8 +14,10 @@ use crate::process::Signal;
 
 const PLATFORM_AZURE: &str = include_str!("../../fixtures/bootstrap/platform-azure.sql");
 const PLATFORM_RDS: &str = include_str!("../../fixtures/bootstrap/platform-rds.sql");
+const PLATFORM_SELF_HOSTED: &str = include_str!("../../fixtures/bootstrap/platform-postgresql.sql");
 const CONNECTOR_AZURE: &str = include_str!("../../../deploy/bootstrap/connector-azure.sql");
 const CONNECTOR_RDS: &str = include_str!("../../../deploy/bootstrap/connector-rds.sql");
+const CONNECTOR_SELF_HOSTED: &str = include_str!("../../../deploy/bootstrap/connector-postgresql.sql");
 const SAMPLE: &str = include_str!("../../fixtures/sample.sql");
 
 /// Small, quick, and telling everything: `log_statement = all` shows in the log whatever secret was sent in a statement.
@@ -33,25 +35,25 @@ log_timezone = UTC
 ";
 
 /// The directory to copy; made now if it is not there.
-pub(super) async fn directory(version: Version) -> Result<PathBuf> {
+pub(super) async fn directory(version: Version, platform: Platform) -> Result<PathBuf> {
     let cache = version::cache_dir()?.join("clusters");
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let template = cache.join(format!("{version}-{:016x}", fingerprint(version)?));
+    let template = cache.join(format!("{version}-{:016x}", fingerprint(version, platform)?));
     // Test processes that run at the same time must not make it twice.
     let lock = fs::File::create(cache.join(format!("{version}.lock")))?;
     let _locked = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
     if !template.exists() {
-        make(version, &template).await.with_context(|| format!("preparing a cluster of PostgreSQL {version}"))?;
+        make(version, platform, &template).await.with_context(|| format!("preparing a cluster of PostgreSQL {version}"))?;
     }
     Ok(template)
 }
 
 /// Changes when the template has to be made anew.
-fn fingerprint(version: Version) -> Result<u64> {
+fn fingerprint(version: Version, platform: Platform) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     version.full()?.hash(&mut hasher);
-    (SETTINGS, SAMPLE, CONNECTOR_PASSWORD, database_sql(version.platform().admin_role())).hash(&mut hasher);
-    scripts(version.platform()).hash(&mut hasher);
+    (SETTINGS, SAMPLE, CONNECTOR_PASSWORD, database_sql(platform.admin_role())).hash(&mut hasher);
+    scripts(platform).hash(&mut hasher);
     Ok(hasher.finish())
 }
 
@@ -60,10 +62,11 @@ fn scripts(platform: Platform) -> (&'static str, &'static str) {
     match platform {
         Platform::Azure => (PLATFORM_AZURE, CONNECTOR_AZURE),
         Platform::Rds => (PLATFORM_RDS, CONNECTOR_RDS),
+        Platform::SelfHosted => (PLATFORM_SELF_HOSTED, CONNECTOR_SELF_HOSTED),
     }
 }
 
-async fn make(version: Version, template: &Path) -> Result<()> {
+async fn make(version: Version, platform: Platform, template: &Path) -> Result<()> {
     let mut server = Server::new(version)?;
     let data = server.data();
     fs::create_dir(&data)?;
@@ -84,15 +87,19 @@ async fn make(version: Version, template: &Path) -> Result<()> {
     fs::write(&settings, defaults + SETTINGS)?;
 
     server.start().await?;
-    let (platform, connector) = scripts(version.platform());
-    let database = database_sql(version.platform().admin_role());
+    let (roles, connector) = scripts(platform);
+    let database = database_sql(platform.admin_role());
     let superuser = server.superuser("postgres").await?;
     // Statement by statement: CREATE DATABASE may not share a transaction with others.
-    for statement in platform.split_inclusive(";\n") {
+    for statement in roles.split_inclusive(";\n") {
         superuser.batch_execute(statement).await.with_context(|| statement.to_owned())?;
     }
     let connector = format!("{connector}; ALTER ROLE {CONNECTOR} PASSWORD '{CONNECTOR_PASSWORD}'");
-    as_admin(server.port, "postgres").await?.batch_execute(&connector).await.context("connector")?;
+    let operator = match platform {
+        Platform::Azure | Platform::Rds => as_admin(server.port, "postgres").await?,
+        Platform::SelfHosted => server.superuser("postgres").await?,
+    };
+    operator.batch_execute(&connector).await.context("connector")?;
     superuser.batch_execute(&database).await.context("database.sql in postgres")?;
     server.superuser("template1").await?.batch_execute(&database).await.context("database.sql in template1")?;
     superuser.batch_execute(&format!("CREATE DATABASE {SAMPLE_DATABASE} OWNER {ADMIN}")).await?;

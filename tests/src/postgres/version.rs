@@ -11,21 +11,27 @@ use anyhow::{Context, Result, bail};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version(u16);
 
-/// The managed service that a cluster imitates, as far as rights go.
+/// Whose server a cluster plays, as far as rights go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Platform {
     /// Azure Database for PostgreSQL.
     Azure,
     /// Amazon RDS for PostgreSQL.
     Rds,
+    /// A server of one's own, where a superuser runs the bootstrap.
+    SelfHosted,
 }
 
 impl Platform {
+    /// All platforms.
+    pub const ALL: [Self; 3] = [Self::Azure, Self::Rds, Self::SelfHosted];
+
     /// The platform's admin role, which holds the grant options.
     pub fn admin_role(self) -> &'static str {
         match self {
             Self::Azure => "azure_pg_admin",
             Self::Rds => "rds_superuser",
+            Self::SelfHosted => "postern_admin",
         }
     }
 
@@ -34,6 +40,7 @@ impl Platform {
         match self {
             Self::Azure => "azure-postgresql",
             Self::Rds => "aws-rds-postgresql",
+            Self::SelfHosted => "postgresql",
         }
     }
 }
@@ -52,7 +59,7 @@ impl Version {
         self.0
     }
 
-    /// The platform that a cluster of this version plays.
+    /// The platform that a cluster of this version plays unless a test asks for another.
     pub fn platform(self) -> Platform {
         if self.0.is_multiple_of(2) { Platform::Azure } else { Platform::Rds }
     }

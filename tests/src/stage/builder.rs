@@ -10,7 +10,7 @@ use super::{INTEGRATION, Stage};
 use crate::audit::Audit;
 use crate::broker::{self, Broker};
 use crate::identity::Identity;
-use crate::postgres::{CONNECTOR, Postgres, Version};
+use crate::postgres::{CONNECTOR, Platform, Postgres, Version};
 use crate::scratch::Scratch;
 
 /// What every stage's worker is told; the rest is the product's default.
@@ -26,6 +26,7 @@ access = ['read_only', 'read_write', 'admin']
 #[derive(Debug, Default)]
 pub struct Builder {
     version: Option<Version>,
+    platform: Option<Platform>,
     amqp_url: Option<String>,
     config: Table,
     /// Set on a wrong snippet, reported at the start.
@@ -37,6 +38,13 @@ impl Builder {
     #[must_use]
     pub fn version(mut self, version: Version) -> Self {
         self.version = Some(version);
+        self
+    }
+
+    /// Another platform than the one that the version plays.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
         self
     }
 
@@ -87,7 +95,8 @@ impl Builder {
             return Err(error).context("the stage's configuration");
         }
         let amqp_url = self.amqp_url.map_or_else(broker::shared_url, Ok)?;
-        let pg = Postgres::start(self.version.map_or_else(Version::under_test, Ok)?).await?;
+        let version = self.version.map_or_else(Version::under_test, Ok)?;
+        let pg = Postgres::start_as(version, self.platform.unwrap_or(version.platform())).await?;
         let scratch = Scratch::new("stage")?;
         let password_file = scratch.write_private("connector-password", pg.connector_password())?;
         let prefix = format!("t{}", &uuid::Uuid::new_v4().simple().to_string()[..10]);
@@ -132,7 +141,7 @@ fn target(pg: &Postgres, password_file: &Path) -> Table {
     ]);
     let secret = Table::from_iter([("local".to_owned(), Value::Table(local))]);
     Table::from_iter([
-        ("type".to_owned(), pg.version().platform().integration_type().into()),
+        ("type".to_owned(), pg.platform().integration_type().into()),
         ("hostname".to_owned(), "127.0.0.1".into()),
         ("port".to_owned(), i64::from(pg.port()).into()),
         ("ssl_mode".to_owned(), "disable".into()),

@@ -40,6 +40,15 @@ impl Platform {
         }
     }
 
+    /// The role that the bootstrap gives everything to, and the connector with it.
+    pub fn admin_role(self) -> &'static str {
+        match self {
+            Self::Postgresql => "postern_admin",
+            Self::Azure => "azure_pg_admin",
+            Self::AwsRds => "rds_superuser",
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()

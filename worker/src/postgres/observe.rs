@@ -207,7 +207,7 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
             "SELECT datname::text AS name, oid, datistemplate OR NOT datallowconn AS closed FROM pg_database WHERE datname = ANY ($1)",
         )
         .bind(databases, Type::TEXT_ARRAY),
-        of_person("reading roles", role_facts(ledger)).bind(roles, Type::TEXT_ARRAY),
+        of_person("reading roles", role_facts()).bind(roles, Type::TEXT_ARRAY),
     ]
 }
 
@@ -259,23 +259,31 @@ fn asked_keys(permissions: &[Permission]) -> serde_json::Value {
     keys.collect()
 }
 
-fn role_facts(ledger: &Ledger) -> String {
+fn role_facts() -> String {
+    let named = format!(
+        "SELECT unnest($4) AS name \
+         UNION SELECT p ->> 'role' FROM postern.access_grant g, jsonb_array_elements(g.permissions) p \
+               WHERE g.principal = {PERSON} AND g.ending IS NULL AND p ? 'role'"
+    );
+    let ours = "OR EXISTS (SELECT FROM postern.account a WHERE a.role_oid = r.oid) OR EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid)";
+    role_chains(&named, ours)
+}
+
+/// Asks for the columns of [`rows::roles`]. `named`: a query for the names; `ours`: what else makes a role one of
+/// Postern's, beside its comment.
+pub fn role_chains(named: &str, ours: &str) -> String {
+    // Up to 15 CREATEROLE hands on any role but a superuser's.
     let can_hand_on =
-        if ledger.has_membership_options() { "pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION')" } else { "true" };
+        "(current_setting('server_version_num')::int4 < 160000 OR pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION'))";
     format!(
-        "WITH RECURSIVE named AS ( \
-           SELECT unnest($4) AS name \
-           UNION SELECT p ->> 'role' FROM postern.access_grant g, jsonb_array_elements(g.permissions) p \
-                 WHERE g.principal = {PERSON} AND g.ending IS NULL AND p ? 'role'), \
+        "WITH RECURSIVE named AS ({named}), \
          chain (root, oid) AS ( \
            SELECT r.oid, r.oid FROM pg_roles r JOIN named n ON r.rolname = n.name \
            UNION SELECT c.root, m.roleid FROM chain c JOIN pg_auth_members m ON m.member = c.oid) \
          SELECT root.rolname::text AS root, {can_hand_on} AS can_hand_on, r.rolname::text AS name, r.rolsuper AS superuser, \
                 r.rolcreaterole AS createrole, r.rolreplication AS replication, r.rolbypassrls AS bypassrls, \
                 r.rolname = session_user OR r.rolname = '{OWNER}' \
-                  OR coalesce(starts_with(shobj_description(r.oid, 'pg_authid'), 'postern '), false) \
-                  OR EXISTS (SELECT FROM postern.account a WHERE a.role_oid = r.oid) \
-                  OR EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid) AS ours \
+                  OR coalesce(starts_with(shobj_description(r.oid, 'pg_authid'), 'postern '), false) {ours} AS ours \
          FROM chain c JOIN pg_roles root ON root.oid = c.root JOIN pg_roles r ON r.oid = c.oid ORDER BY 1, c.oid <> c.root, 3"
     )
 }

@@ -32,18 +32,37 @@ pub struct Difference {
 }
 
 /// Privileges by level (CONTRACT, "grant"; PostgreSQL docs, "Privileges").
-struct Level {
-    database: &'static [&'static str],
-    schema: &'static [&'static str],
-    relation: &'static [&'static str],
-    sequence: &'static [&'static str],
-    routine: &'static [&'static str],
+pub(super) struct Level {
+    pub(super) database: &'static [&'static str],
+    pub(super) schema: &'static [&'static str],
+    pub(super) relation: &'static [&'static str],
+    pub(super) sequence: &'static [&'static str],
+    pub(super) routine: &'static [&'static str],
 }
 
-fn level(key: &BundleKey, ledger: &Ledger) -> Level {
-    let of_table = key.table.is_some();
-    let of_database = key.schema.is_none();
-    match key.access {
+/// What a permission is given on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Database,
+    Schema,
+    Table,
+}
+
+impl BundleKey {
+    fn extent(&self) -> Extent {
+        match (&self.schema, &self.table) {
+            (_, Some(_)) => Extent::Table,
+            (Some(_), None) => Extent::Schema,
+            (None, None) => Extent::Database,
+        }
+    }
+}
+
+/// The privileges of a level; `maintain`: the server knows MAINTAIN (from 17).
+pub(super) fn level(access: Access, extent: Extent, maintain: bool) -> Level {
+    let of_table = extent == Extent::Table;
+    let of_database = extent == Extent::Database;
+    match access {
         Access::ReadOnly => {
             Level { database: &["CONNECT"], schema: &["USAGE"], relation: &["SELECT"], sequence: &["SELECT"], routine: &[] }
         }
@@ -57,7 +76,7 @@ fn level(key: &BundleKey, ledger: &Ledger) -> Level {
         Access::Admin => Level {
             database: if of_database { &["CONNECT", "TEMPORARY", "CREATE"] } else { &["CONNECT", "TEMPORARY"] },
             schema: if of_table { &["USAGE"] } else { &["USAGE", "CREATE"] },
-            relation: if ledger.has_maintain() {
+            relation: if maintain {
                 &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"]
             } else {
                 &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
@@ -163,7 +182,7 @@ pub async fn make_exact(client: &Client, ledger: &Ledger, key: &BundleKey, role:
 }
 
 async fn difference(client: &Client, ledger: &Ledger, key: &BundleKey, role: &str, oid: Oid) -> Result<Vec<Row>, TargetError> {
-    let level = level(key, ledger);
+    let level = level(key.access, key.extent(), ledger.has_maintain());
     let list = |privileges: &[&str]| privileges.iter().map(|p| (*p).to_owned()).collect::<Vec<String>>();
     let statement = Statement::query("comparing privileges", DIFFERENCE)
         .bind(oid, Type::OID)

@@ -33,7 +33,7 @@ async fn check_says_what_is_missing_and_what_mends_it() -> Result<()> {
     ensure!(everything(&stage).await? == before, "check changed something");
 
     let major = stage.pg.version().major();
-    let admin = stage.pg.version().platform().admin_role();
+    let admin = stage.pg.platform().admin_role();
     let superuser = stage.pg.superuser("postgres").await?;
     let mut broken = vec![
         ("terminate", format!("REVOKE pg_signal_backend FROM {admin}")),

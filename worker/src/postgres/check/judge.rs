@@ -2,42 +2,20 @@
 
 use uuid::Uuid;
 
-use super::facts::{Facts, Named, Owner};
+use super::databases::Wanted;
+use super::facts::{Database, Facts, Owner};
 use super::item::{Item, Status};
-use crate::config::SslMode;
+use crate::access::policy::forbidden;
+use crate::access::state::RoleFacts;
+use crate::config::Platform;
 use crate::postgres::ledger::{self, OWNER};
 use crate::postgres::names::ident;
 
-/// The oldest version that is supported.
-const OLDEST: i32 = 140_000;
-
 /// Who runs most of what is printed.
-const AS_ADMIN: &str = "-- as an administrator";
-
-/// Encryption, version, and that it is the primary.
-pub(super) fn server(facts: &Facts, mode: SslMode, has_roots: bool) -> Vec<Item> {
-    let encryption = match &facts.encryption {
-        None => Item::warn("tls", format!("the connection is not encrypted (ssl_mode = {:?}); use \"verify-full\"", mode.as_str())),
-        Some(met) if mode >= SslMode::VerifyCa || mode == SslMode::Require && has_roots => Item::ok("tls", format!("{met} ({mode})")),
-        Some(met) => {
-            Item::warn("tls", format!("{met}, but with ssl_mode = {:?} whoever answers is believed; use \"verify-full\"", mode.as_str()))
-        }
-    };
-    let version = if facts.version >= OLDEST {
-        Item::ok("version", format!("PostgreSQL {}", facts.version_text))
-    } else {
-        Item::fail("version", format!("PostgreSQL {}; expected 14 or newer", facts.version_text))
-    };
-    let primary = if facts.standby {
-        Item::fail("primary", "the server is a standby and takes no changes; name the primary as hostname of the integration")
-    } else {
-        Item::ok("primary", "takes changes")
-    };
-    vec![encryption, version, primary]
-}
+pub(super) const AS_ADMIN: &str = "-- as an administrator";
 
 /// The connector's own rights.
-pub(super) fn rights(facts: &Facts) -> Vec<Item> {
+pub(super) fn rights(facts: &Facts, platform: Platform) -> Vec<Item> {
     let login = ident(&facts.login);
     let superuser = if facts.superuser {
         Item::warn("superuser", format!("{} is a superuser and could do more than Postern needs", facts.login))
@@ -53,13 +31,53 @@ pub(super) fn rights(facts: &Facts) -> Vec<Item> {
             .mend(AS_ADMIN)
             .mend(format!("ALTER ROLE {login} CREATEROLE;"))
     };
-    vec![
-        superuser,
-        createrole,
-        owner(facts),
-        predefined(facts, facts.ends_sessions, "terminate", "pg_signal_backend", "end other people's sessions"),
-        predefined(facts, facts.sees_sessions, "activity", "pg_read_all_stats", "see when other people's sessions began"),
-    ]
+    let mut items = vec![superuser, createrole, owner(facts)];
+    for (has, item, role, what) in [
+        (facts.ends_sessions, "terminate", "pg_signal_backend", "end other people's sessions"),
+        (facts.sees_sessions, "activity", "pg_read_all_stats", "see when other people's sessions began"),
+    ] {
+        let found = predefined(facts, has, item, role, what);
+        // On a server of one's own the bootstrap gives these to the connector itself.
+        items.push(if platform == Platform::Postgresql { found } else { facts.with_admin_role(found) });
+    }
+    items
+}
+
+/// Membership in the platform's admin role, where something is missing that comes with it. `found`: everything else.
+pub(super) fn admin_role(facts: &Facts, found: &[Item]) -> Option<Item> {
+    let waits = |item: &Item| item.status != Status::Ok && item.message.ends_with(&facts.comes_with());
+    if !facts.lacks_admin_role() || !found.iter().any(waits) {
+        return None;
+    }
+    let (role, login) = (facts.admin_role, &facts.login);
+    let item = Item::fail("admin role", format!("{login} does not have the rights of {role}, which holds what the bootstrap gave"));
+    Some(item.mend(format!("-- as an administrator who has ADMIN OPTION on {role}")).mend(join(facts, role, facts.joined_admin)))
+}
+
+/// Membership with the role's rights. `joined`: there is one, without them.
+fn join(facts: &Facts, role: &str, joined: bool) -> String {
+    let (role, login) = (ident(role), ident(&facts.login));
+    match facts.has_membership_options() {
+        true => format!("GRANT {role} TO {login} WITH INHERIT TRUE;"),
+        false if joined && !facts.inherits => format!("ALTER ROLE {login} INHERIT;"),
+        false => format!("GRANT {role} TO {login};"),
+    }
+}
+
+impl Facts {
+    /// How an item ends that is mended by the admin role.
+    fn comes_with(&self) -> String {
+        format!("; it comes with {}", self.admin_role)
+    }
+
+    /// What the admin role would give needs no statement of its own while the connector lacks that role.
+    pub(super) fn with_admin_role(&self, mut item: Item) -> Item {
+        if self.lacks_admin_role() && item.status != Status::Ok {
+            item.message += &self.comes_with();
+            item.mend.clear();
+        }
+        item
+    }
 }
 
 fn predefined(facts: &Facts, has: bool, item: &str, role: &str, what: &str) -> Item {
@@ -78,6 +96,9 @@ fn owner(facts: &Facts) -> Item {
     };
     if !(facts.superuser || owner.sets && owner.inherits) {
         let message = format!("{} is not a member of {OWNER}, which owns everything that Postern made on this server", facts.login);
+        if owner.sets && !facts.has_membership_options() {
+            return Item::fail("owner", message).mend(AS_ADMIN).mend(format!("ALTER ROLE {} INHERIT;", ident(&facts.login)));
+        }
         return Item::fail("owner", message).mend(givers(owner)).mend(format!("{};", join_owner(facts)));
     }
     if !owner.createrole {
@@ -121,9 +142,10 @@ pub(super) fn ledger(facts: &Facts, found: Option<(Uuid, i32)>) -> Item {
         if facts.creates_schemas {
             return Item::ok("ledger", format!("not there yet; the first event makes it in database {}", facts.database));
         }
-        return Item::fail("ledger", format!("{} may not make the schema postern in database {}", facts.login, facts.database))
-            .mend("-- as the database's owner")
-            .mend(format!("GRANT CREATE ON DATABASE {} TO {};", ident(&facts.database), ident(&facts.login)));
+        let unmade = Item::fail("ledger", format!("{} may not make the schema postern in database {}", facts.login, facts.database))
+            .mend(format!("-- in database {}, as {}", ident(&facts.database), ident(&facts.database_owner)))
+            .mend(format!("GRANT CREATE ON DATABASE {} TO {};", ident(&facts.database), ident(facts.holder())));
+        return facts.with_admin_role(unmade);
     }
     let known = ledger::known_version();
     match found {
@@ -149,48 +171,58 @@ pub(super) fn others(facts: &Facts, others: &[String], found: bool) -> Option<It
     Some(Item::warn("other ledgers", message))
 }
 
-/// A role that policy lists.
-pub(super) fn role(facts: &Facts, role: &Named) -> Item {
-    let item = format!("role {}", role.name);
-    let hand_on = format!("GRANT {} TO {} WITH ADMIN OPTION;", ident(&role.name), ident(&facts.login));
-    if !role.there {
+/// A role that policy lists. `met`: what is known of it, if it is there.
+pub(super) fn role(facts: &Facts, name: &str, met: Option<&RoleFacts>) -> Item {
+    let item = format!("role {name}");
+    let hand_on = format!("GRANT {} TO {} WITH ADMIN OPTION;", ident(name), ident(&facts.login));
+    let Some(met) = met else {
         let item = Item::fail(item, "the policy lists it, but it does not exist")
             .mend("-- as an administrator, or take it out of the policy's roles")
-            .mend(format!("CREATE ROLE {} NOLOGIN;", ident(&role.name)));
+            .mend(format!("CREATE ROLE {} NOLOGIN;", ident(name)));
         return if facts.has_membership_options() { item.mend(hand_on) } else { item };
+    };
+    if let Some((link, why)) = forbidden(met) {
+        let message = format!("the policy lists it, but it is never handed out: {} {why}; take it out of the policy's roles", link.name);
+        let item = Item::fail(item, message);
+        return if link.name == name {
+            item
+        } else {
+            item.mend("-- or, by who gave it").mend(format!("REVOKE {} FROM {};", ident(&link.name), ident(name)))
+        };
     }
-    // Up to 15 CREATEROLE hands on any role but a superuser's.
-    if role.usable || facts.superuser || !facts.has_membership_options() {
+    if met.can_hand_on || facts.superuser {
         return Item::ok(item, format!("{} may hand it on", facts.login));
     }
     Item::fail(item, format!("{} may not hand it on: it lacks ADMIN OPTION", facts.login)).mend(AS_ADMIN).mend(hand_on)
 }
 
-/// A database that may be granted. What policy does not list by name is only a warning.
-pub(super) fn database(facts: &Facts, database: &Named, listed: bool) -> Item {
+/// A database that may be granted, if it cannot be looked at from inside. What policy does not list by name is only a
+/// warning.
+pub(super) fn closed_database(facts: &Facts, database: &Database, wanted: &Wanted, listed: bool) -> Option<Item> {
     let item = format!("database {}", database.name);
-    let (name, login) = (ident(&database.name), ident(&facts.login));
+    let name = ident(&database.name);
     let found = if !database.there {
         Item::fail(item, "the policy lists it, but it does not exist or takes no connections")
             .mend("-- as an administrator, or take it out of the policy's databases")
             .mend(format!("CREATE DATABASE {name};"))
     } else if !database.usable {
-        Item::fail(item, format!("{} may not connect to it", facts.login))
-            .mend("-- as the database's owner")
-            .mend(format!("GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {login} WITH GRANT OPTION;"))
-    } else if !database.open {
-        Item::fail(item, format!("{} may not let others connect to it: it lacks the grant option", facts.login))
-            .mend("-- as the database's owner")
-            .mend(format!("GRANT CONNECT, TEMPORARY ON DATABASE {name} TO {login} WITH GRANT OPTION;"))
+        let all = wanted.of_database();
+        let given = format!("GRANT {all} ON DATABASE {name} TO {} WITH GRANT OPTION;", ident(facts.holder()));
+        let found = Item::fail(item, format!("{} may not connect to it, so what is in it was not looked at", facts.login))
+            .mend(format!("-- as {}, and then check again", ident(&database.owner)))
+            .mend(given);
+        facts.with_admin_role(found)
     } else {
-        Item::ok(item, format!("{} may connect and let others in", facts.login))
+        return None;
     };
-    if found.status == Status::Fail && !listed { Item { status: Status::Warn, ..found } } else { found }
+    Some(if listed { found } else { Item { status: Status::Warn, ..found } })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::state::RoleLink;
+    use postern_schemas::permission::Access;
 
     /// A connector with all it needs, before its first event.
     fn facts() -> Facts {
@@ -217,16 +249,17 @@ mod tests {
 
     #[test]
     fn a_bootstrapped_connector_lacks_nothing() {
-        assert_eq!(failing(rights(&facts())), []);
+        assert_eq!(failing(rights(&facts(), Platform::Postgresql)), []);
         assert_eq!(ledger(&facts(), None).status, Status::Ok);
-        assert_eq!(failing(rights(&owned(true, true))), []);
+        assert_eq!(failing(rights(&owned(true, true), Platform::Postgresql)), []);
         assert_eq!(ledger(&owned(true, true), Some((Uuid::nil(), 1))).status, Status::Ok);
     }
 
     #[test]
     fn names_in_statements_are_quoted() {
         let facts = Facts { createrole: false, ends_sessions: false, sees_sessions: false, ..facts() };
-        let statements: Vec<String> = failing(rights(&facts)).into_iter().filter_map(|(_, mend)| mend.last().cloned()).collect();
+        let statements: Vec<String> =
+            failing(rights(&facts, Platform::Postgresql)).into_iter().filter_map(|(_, mend)| mend.last().cloned()).collect();
         assert_eq!(
             statements,
             [
@@ -240,7 +273,7 @@ mod tests {
     #[test]
     fn a_replaced_connector_needs_one_membership() {
         for facts in [owned(false, false), owned(true, false), owned(false, true)] {
-            let [(item, mend)] = failing(rights(&facts)).try_into().unwrap();
+            let [(item, mend)] = failing(rights(&facts, Platform::Postgresql)).try_into().unwrap();
             assert_eq!(item, "owner");
             assert_eq!(
                 mend,
@@ -248,7 +281,7 @@ mod tests {
             );
         }
         let older = Facts { version: 150_000, ..owned(false, false) };
-        assert_eq!(failing(rights(&older))[0].1[1], r#"GRANT "postern_owner" TO "the ""gate""";"#);
+        assert_eq!(failing(rights(&older, Platform::Postgresql))[0].1[1], r#"GRANT "postern_owner" TO "the ""gate""";"#);
     }
 
     #[test]
@@ -262,29 +295,45 @@ mod tests {
     }
 
     #[test]
-    fn roles_are_handed_on_with_admin_option_from_16_on() {
-        let reporting = Named { name: "reporting".to_owned(), there: true, usable: false, open: true };
-        assert_eq!(role(&facts(), &reporting).mend[1], r#"GRANT "reporting" TO "the ""gate""" WITH ADMIN OPTION;"#);
-        assert_eq!(role(&Facts { version: 150_000, ..facts() }, &reporting).status, Status::Ok);
-        assert_eq!(role(&facts(), &Named { there: false, ..reporting }).status, Status::Fail);
+    fn roles_are_handed_on_with_admin_option() {
+        let met = |can_hand_on, name: &str| {
+            let link =
+                RoleLink { name: name.to_owned(), superuser: false, createrole: false, replication: false, bypassrls: false, ours: false };
+            RoleFacts { chain: vec![link], can_hand_on }
+        };
+        let cannot = role(&facts(), "reporting", Some(&met(false, "reporting")));
+        assert_eq!(cannot.mend[1], r#"GRANT "reporting" TO "the ""gate""" WITH ADMIN OPTION;"#);
+        assert_eq!(role(&facts(), "reporting", Some(&met(true, "reporting"))).status, Status::Ok);
+        assert_eq!(role(&facts(), "reporting", None).status, Status::Fail);
+        let through = role(&facts(), "reporting", Some(&met(true, "pg_write_all_data")));
+        assert_eq!((through.status, through.mend[1].as_str()), (Status::Fail, r#"REVOKE "pg_write_all_data" FROM "reporting";"#));
+    }
+
+    #[test]
+    fn what_comes_with_the_admin_role_is_mended_once() {
+        let facts = Facts { has_admin_role: true, admin_role: "azure_pg_admin", ends_sessions: false, sees_sessions: false, ..facts() };
+        let items = rights(&facts, Platform::Azure);
+        let mends: usize = items.iter().map(|item| item.mend.len()).sum();
+        assert_eq!((mends, failing(items.clone()).len()), (0, 2));
+        let membership = admin_role(&facts, &items).map(|item| item.mend[1].clone());
+        assert_eq!(membership.as_deref(), Some(r#"GRANT "azure_pg_admin" TO "the ""gate""" WITH INHERIT TRUE;"#));
+        // On a server of one's own the connector has these itself, and who lacks nothing needs no membership.
+        let own = rights(&facts, Platform::Postgresql);
+        assert_eq!((failing(own.clone()).len(), admin_role(&facts, &own)), (2, None));
+        let older = Facts { version: 150_000, joined_admin: true, inherits: false, ..facts };
+        assert_eq!(
+            admin_role(&older, &rights(&older, Platform::Azure)).map(|item| item.mend[1].clone()),
+            Some(r#"ALTER ROLE "the ""gate""" INHERIT;"#.to_owned())
+        );
     }
 
     #[test]
     fn a_closed_database_fails_only_where_policy_lists_it() {
-        let closed = Named { name: "orders".to_owned(), there: true, usable: false, open: false };
-        assert_eq!(database(&facts(), &closed, true).status, Status::Fail);
-        assert_eq!(database(&facts(), &closed, false).status, Status::Warn);
-        assert_eq!(database(&facts(), &Named { usable: true, open: true, ..closed }, true).status, Status::Ok);
-    }
-
-    #[test]
-    fn only_a_verified_connection_is_without_a_warning() {
-        let status = |encryption: Option<&str>, mode, roots| {
-            server(&Facts { encryption: encryption.map(Into::into), ..facts() }, mode, roots)[0].status
-        };
-        assert_eq!(status(Some("TLSv1.3"), SslMode::VerifyFull, false), Status::Ok);
-        assert_eq!(status(Some("TLSv1.3"), SslMode::Require, true), Status::Ok);
-        assert_eq!(status(Some("TLSv1.3"), SslMode::Require, false), Status::Warn);
-        assert_eq!(status(None, SslMode::Disable, false), Status::Warn);
+        let closed = Database { name: "orders".to_owned(), owner: "dba".to_owned(), there: true, usable: false, prepared: false };
+        let wanted = Wanted::of(&[Access::ReadOnly].into(), &facts());
+        let status = |database: &Database, listed| closed_database(&facts(), database, &wanted, listed).map(|item| item.status);
+        assert_eq!(status(&closed, true), Some(Status::Fail));
+        assert_eq!(status(&closed, false), Some(Status::Warn));
+        assert_eq!(status(&Database { usable: true, ..closed }, true), None);
     }
 }
