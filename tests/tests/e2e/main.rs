@@ -10,6 +10,7 @@ mod harness;
 mod idempotence;
 mod races;
 mod revokes;
+mod rights;
 mod secret_file;
 mod servers;
 mod time;
