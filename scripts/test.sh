@@ -23,7 +23,9 @@ cargo test --locked --workspace --exclude postern-tests --features postern/fault
 summary=()
 failed=0
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+rights=$(mktemp -d)
+export POSTERN_TEST_RIGHTS=$rights
+trap 'rm -rf "$log" "$rights"' EXIT
 for major in "${versions[@]}"; do
   bin=$(pg_bin "$major") || fail "PostgreSQL $major is not there after the set-up" "run scripts/setup.sh test and look at what it says"
   full=$("$bin/postgres" --version | grep -oE '[0-9]+\.[0-9]+' | head -n 1)
@@ -40,6 +42,16 @@ for major in "${versions[@]}"; do
     failed=1
   fi
 done
+
+# platform, version, right, item, statement: one line for all versions on which the same was printed.
+if compgen -G "$rights/*.tsv" >/dev/null; then
+  say "rights that were taken away, found by postern check, and given back by what it printed"
+  cat "$rights"/*.tsv | awk -F '\t' '
+    { key = $1 " | " $3; line = substr($5, 1, 150); if (length($5) > 150) line = line "…"
+      if (!((key, line) in on)) order[++n] = key SUBSEP line
+      on[key, line] = on[key, line] " " $2 }
+    END { for (i = 1; i <= n; i++) { split(order[i], part, SUBSEP); printf "%s |%s | %s\n", part[1], on[order[i]], part[2] } }' | sort -s -t '|' -k 1,1
+fi
 
 printf '\n'
 printf '%s\n' "${summary[@]}"
