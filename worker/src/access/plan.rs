@@ -63,8 +63,8 @@ pub enum Step {
         valid_until: Option<Timestamp>,
         /// Whether it gets the password that was drawn.
         password: bool,
-        /// The comment that marks it as ours.
-        comment: String,
+        /// Whom it is for; stands in the comment that marks it as ours.
+        whom: String,
     },
     /// Changes a person's role, as the owner role.
     AlterRole {
@@ -76,6 +76,8 @@ pub enum Step {
         valid_until: Option<Option<Timestamp>>,
         /// Whether it gets the password that was drawn.
         password: bool,
+        /// Attributes that it loses, such as `CREATEROLE`.
+        without: Vec<String>,
     },
     /// Takes memberships back that `grantor` gave.
     RevokeMembership {
@@ -93,7 +95,12 @@ pub enum Step {
         /// The bundle roles.
         bundles: Vec<String>,
     },
-    /// Hands existing roles on, as the connector.
+    /// Gives existing roles to the owner role to hand on, and nothing of what they may do.
+    PassRoles {
+        /// The roles.
+        roles: Vec<String>,
+    },
+    /// Hands existing roles on: from 16 on as the owner role, up to 15 as the connector.
     GrantRoles {
         /// The person's role.
         member: String,

@@ -34,21 +34,28 @@ pub struct Rules {
 /// Databases of the platforms themselves: Azure Database for PostgreSQL, Amazon RDS, Google Cloud SQL.
 const PLATFORM_DATABASES: [&str; 4] = ["azure_maintenance", "azure_sys", "cloudsqladmin", "rdsadmin"];
 
-/// Roles that are never granted, whatever event or policy say: the platforms' admin roles, and predefined roles
-/// that reach the server's files, every table, or other people's sessions (PostgreSQL docs, "Predefined Roles").
-const FORBIDDEN: [&str; 17] = [
+/// Roles that are never granted, whatever event or policy say: the platforms' admin roles and the one that our bootstrap
+/// makes where there is none, and predefined roles that reach the server's files, every table, other people's sessions, the
+/// connections kept back for the connector, or code that runs as somebody else, as a subscription's does (PostgreSQL docs,
+/// "Predefined Roles"). `pg_monitor` and its parts only read statistics and settings, `pg_checkpoint` only costs time:
+/// they are given where policy lists them.
+const FORBIDDEN: [&str; 21] = [
     "azure_pg_admin",
     "azure_superuser",
     "azuresu",
     "cloudsqladmin",
     "cloudsqlsuperuser",
+    "pg_create_subscription",
     "pg_execute_server_program",
     "pg_maintain",
     "pg_read_all_data",
     "pg_read_server_files",
+    "pg_signal_autovacuum_worker",
     "pg_signal_backend",
+    "pg_use_reserved_connections",
     "pg_write_all_data",
     "pg_write_server_files",
+    "postern_admin",
     "rds_ad",
     "rds_replication",
     "rds_superuser",
@@ -235,9 +242,10 @@ mod tests {
             bypassrls: false,
             ours: false,
         };
-        let facts = RoleFacts { chain: vec![link("reporting"), link("harmless"), link("pg_write_all_data")], can_hand_on: true };
+        let facts =
+            RoleFacts { chain: vec![link("reporting"), link("harmless"), link("pg_write_all_data")], can_hand_on: true, pass: false };
         assert_eq!(forbidden(&facts).map(|(link, _)| link.name.as_str()), Some("pg_write_all_data"));
-        let harmless = RoleFacts { chain: vec![link("reporting"), link("pg_monitor")], can_hand_on: true };
+        let harmless = RoleFacts { chain: vec![link("reporting"), link("pg_monitor")], can_hand_on: true, pass: false };
         assert_eq!(forbidden(&harmless), None);
     }
 }

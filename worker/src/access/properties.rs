@@ -3,8 +3,7 @@
 use proptest::prelude::*;
 
 use super::plan::Decision;
-use super::state::Role;
-use super::world::{Ask, FORBIDDEN_ROLE, World, at, mentions};
+use super::world::{Ask, FORBIDDEN_ROLE, Hand, World, at, mentions, role};
 
 const NOW: i64 = 1000;
 
@@ -23,6 +22,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         1 => (NOW - 100..NOW + 5000).prop_map(|until| Ask::RevokePerson { until }),
         1 => (0_u8..3, 1_i32..4).prop_map(|(id, revision)| Ask::Expiry { id, revision }),
         1 => (NOW - 100..NOW).prop_map(|asked| Ask::Rotate { asked }),
+        1 => Just(Ask::Repair),
     ]
 }
 
@@ -37,6 +37,20 @@ fn history() -> impl Strategy<Value = Vec<Ask>> {
             })
             .collect()
     })
+}
+
+/// What somebody may do to a role by hand.
+fn hand() -> impl Strategy<Value = Hand> {
+    let member_of = prop::collection::vec(prop::sample::select(vec!["hers", "reporting", FORBIDDEN_ROLE]), 0..3);
+    (any::<bool>(), member_of, any::<bool>(), prop::option::of(prop::option::of(NOW - 50..NOW + 200)), any::<bool>()).prop_map(
+        |(login, joins, leaves, until, createrole)| Hand {
+            login,
+            joins: joins.into_iter().map(ToOwned::to_owned).collect(),
+            leaves,
+            until,
+            createrole,
+        },
+    )
 }
 
 /// Every permutation, by Heap's algorithm.
@@ -107,9 +121,9 @@ proptest! {
     fn what_is_not_ours_is_not_touched(asks in history(), claimed in any::<bool>(), marked in any::<bool>()) {
         prop_assume!(!(claimed && marked));
         let mut world = World::new(NOW);
-        let comment = marked.then(|| super::state::role_comment(uuid::Uuid::nil(), "jane"));
+        let comment = marked.then(|| super::state::comment_prefix(uuid::Uuid::nil()) + "jane");
         let oid = if claimed { 42 } else { 43 };
-        world.role = Some(Role { oid, name: "jane".to_owned(), comment, can_login: true, valid_until: None });
+        world.role = Some(role(oid, comment, false));
         world.account.role_oid = Some(42);
         world.member_of.insert("hers".to_owned());
         let (role, member_of) = (world.role.clone(), world.member_of.clone());
@@ -132,6 +146,46 @@ proptest! {
         }
         prop_assert!(world.member_of.is_empty());
         prop_assert!(world.role.is_none_or(|role| !role.can_login));
+    }
+
+    /// Whatever was changed by hand, a repair leaves the person with no more than before, and with nothing that the ledger
+    /// does not explain. A second one finds nothing more to take.
+    #[test]
+    fn a_repair_takes_and_gives_nothing(asks in history(), hand in hand()) {
+        let mut world = World::new(NOW);
+        for ask in &asks { world.carry_out(ask); }
+        world.tamper(&hand);
+        let before = world.clone();
+        let Some(plan) = world.carry_out(&Ask::Repair) else { panic!("a repair always says something") };
+        prop_assert!(world.member_of.is_subset(&before.member_of));
+        prop_assert!(world.member_of.is_subset(&world.called_for()), "{plan:?}");
+        if let (Some(role), Some(was)) = (&world.role, &before.role) {
+            prop_assert!(!role.can_login || was.can_login && world.active.values().any(|row| !row.is_over(world.now)));
+            prop_assert!(role.added.is_empty());
+            prop_assert!(was.added.is_empty() || plan.drift.iter().any(|drift| drift.kind == "attribute_added"));
+        }
+        prop_assert!(before.member_of == world.member_of || plan.end_sessions && !plan.drift.is_empty() || plan.drift.is_empty());
+        let again = world.clone();
+        world.carry_out(&Ask::Repair);
+        prop_assert_eq!(again, world);
+    }
+
+    /// A role that a restored ledger has forgotten loses its access at the first look, and is the person's again at the
+    /// next grant.
+    #[test]
+    fn a_forgotten_role_is_closed_and_taken_up_again(asks in history(), later in history()) {
+        let mut world = World::new(NOW);
+        for ask in &asks { world.carry_out(ask); }
+        world.forget();
+        world.role = Some(world.role.take().unwrap_or_else(|| role(43, Some("postern".to_owned()), true)));
+        world.member_of.insert("hers".to_owned());
+        let Some(plan) = world.carry_out(&Ask::Repair) else { panic!("a repair always says something") };
+        prop_assert!(plan.drift.iter().any(|drift| drift.kind == "account_unknown"));
+        prop_assert!(world.member_of.is_empty() && plan.end_sessions);
+        prop_assert!(world.role.as_ref().is_some_and(|role| !role.can_login));
+        prop_assert_eq!(world.account.role_oid, world.role.as_ref().map(|role| role.oid));
+        for ask in &later { world.carry_out(ask); }
+        prop_assert!(world.member_of.is_subset(&world.called_for()));
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use postern_schemas::result::Change;
+use postern_schemas::{Code, Reason};
 
 use crate::access::plan::{Plan, Step};
 use crate::access::policy::forbidden;
@@ -45,19 +46,35 @@ pub fn reconcile(seen: &Observed, goal: &Goal<'_>, role_name: &str, plan: &mut P
                 name: name.clone(),
                 valid_until,
                 password: goal.password,
-                comment: seen.comment(seen.principal.as_ref().map_or("", |p| p.as_str())),
+                whom: seen.principal.as_ref().map(ToString::to_string).unwrap_or_default(),
             });
             if let Some(principal) = &seen.principal {
                 plan.steps.push(Step::ClaimRole { principal: principal.clone(), role: name.clone() });
             }
             plan.changes.push(Change::new("create_role", &name));
         }
-        None => return Ok(()),
-        Some(role) => alter(role, goal, opens, valid_until, plan),
+        None => {
+            // Dropped by hand: its sessions go on without it.
+            plan.end_sessions |= !seen.session_roles().is_empty();
+            return Ok(());
+        }
+        Some(role) => {
+            claim(seen, plan);
+            alter(role, goal, opens, valid_until, plan);
+        }
     }
     plan.role = Some(name.clone());
     memberships(seen, role.is_some(), &wanted, goal.restore, &name, plan);
     Ok(())
+}
+
+/// Binds the account to a role of ours that the ledger has forgotten. What password it has is not known any more.
+pub(super) fn claim(seen: &Observed, plan: &mut Plan) {
+    if let (Some(role), Some(principal)) = (seen.forgotten_role(), &seen.principal) {
+        plan.steps.push(Step::ClaimRole { principal: principal.clone(), role: role.name.clone() });
+        plan.drift.push(Change::new("account_unknown", &role.name));
+        plan.changes.push(Change::new("claim_role", &role.name));
+    }
 }
 
 fn alter(role: &Role, goal: &Goal<'_>, opens: bool, valid_until: Option<Timestamp>, plan: &mut Plan) {
@@ -70,10 +87,27 @@ fn alter(role: &Role, goal: &Goal<'_>, opens: bool, valid_until: Option<Timestam
     let differs = opens && !same_moment(role.valid_until, valid_until);
     let shorter = later(role.valid_until, valid_until);
     let valid_until = (differs && (goal.restore || shorter)).then_some(valid_until);
-    if login.is_none() && valid_until.is_none() && !goal.password {
+    if !role.stuck.is_empty() {
+        let stuck = role.stuck.join(", ");
+        let without = role.stuck.iter().map(|a| format!("NO{a}")).collect::<Vec<_>>().join(" ");
+        plan.warnings.push(format!("somebody made {:?} {stuck}; as a superuser: ALTER ROLE \"{}\" {without}", role.name, role.name));
+    }
+    if !role.alterable {
+        // Memberships and sessions end all the same; the login is closed when somebody has mended the role.
+        if login == Some(false) {
+            plan.end_sessions = true;
+            unfinished(plan, format!("role {:?} can be changed by a superuser alone, so it can still log in", role.name));
+        }
         return;
     }
-    plan.steps.push(Step::AlterRole { name: role.name.clone(), login, valid_until, password: goal.password });
+    for attribute in &role.added {
+        plan.changes.push(Change::new("remove_attribute", format!("{}: {attribute}", role.name)));
+    }
+    if login.is_none() && valid_until.is_none() && !goal.password && role.added.is_empty() {
+        return;
+    }
+    let without = role.added.clone();
+    plan.steps.push(Step::AlterRole { name: role.name.clone(), login, valid_until, password: goal.password, without });
     match login {
         Some(true) => plan.changes.push(Change::new("enable_login", &role.name)),
         Some(false) => {
@@ -99,10 +133,16 @@ fn memberships(seen: &Observed, exists: bool, wanted: &Wanted, restore: bool, na
             leave.entry(&membership.grantor).or_default().push(membership.role.clone());
             plan.changes.push(Change::new("revoke_membership", &membership.role));
         } else {
-            plan.warnings.push(format!(
-                "membership in {:?} was given by {:?} and cannot be taken back by the connector; a member of that role can: REVOKE \"{}\" FROM \"{name}\"",
-                membership.role, membership.grantor, membership.role
-            ));
+            let (role, grantor) = (&membership.role, &membership.grantor);
+            let by = if grantor.is_empty() { String::new() } else { format!(" GRANTED BY \"{grantor}\"") };
+            let message = format!(
+                "membership in {role:?} was given by {grantor:?} and cannot be taken back by the connector; \
+                 as a superuser, or as a member of {grantor:?} with ADMIN OPTION on {role:?}: REVOKE \"{role}\" FROM \"{name}\"{by}"
+            );
+            plan.warnings.push(message.clone());
+            if !restore {
+                unfinished(plan, message);
+            }
         }
     }
     for (grantor, mut roles) in leave {
@@ -119,11 +159,20 @@ fn memberships(seen: &Observed, exists: bool, wanted: &Wanted, restore: bool, na
         plan.changes.push(Change::new("grant_membership", role));
     }
     if !roles.is_empty() {
+        let pass: Vec<String> = roles.iter().filter(|role| seen.passes(role)).cloned().collect();
+        if !pass.is_empty() {
+            plan.steps.push(Step::PassRoles { roles: pass });
+        }
         plan.steps.push(Step::GrantRoles { member: name.to_owned(), roles });
     }
     if !bundles.is_empty() {
         plan.steps.push(Step::GrantBundles { member: name.to_owned(), bundles });
     }
+}
+
+/// Says in the result's reason that access is left which only somebody else can take away.
+fn unfinished(plan: &mut Plan, message: String) {
+    plan.reason.get_or_insert_with(|| Reason::new(Code::PermissionMissing, message));
 }
 
 /// Reports what differs from what the ledger said before this event. A role that was dropped by hand is one
@@ -147,9 +196,18 @@ fn note_drift(seen: &Observed, role: Option<&Role>, expected: &Wanted, plan: &mu
     if !role.can_login && opens {
         plan.drift.push(Change::new("login_disabled", &role.name));
     }
+    if role.can_login && opens && !same_moment(role.valid_until, last_expiry(&seen.active.iter().collect::<Vec<_>>())) {
+        plan.drift.push(Change::new("valid_until_changed", &role.name));
+    }
+    for attribute in role.added.iter().chain(&role.stuck) {
+        plan.drift.push(Change::new("attribute_added", format!("{}: {attribute}", role.name)));
+    }
     let actual: BTreeSet<&str> = seen.memberships.iter().map(|m| m.role.as_str()).collect();
     for extra in actual.iter().filter(|name| !expected.has(name)) {
         plan.drift.push(Change::new("membership_added", *extra));
+    }
+    for forbidden in expected.forbidden.iter().filter(|name| actual.contains(name.as_str())) {
+        plan.drift.push(Change::new("role_became_forbidden", forbidden));
     }
     for gone in expected.bundles.iter().chain(&expected.roles).filter(|name| !actual.contains(name.as_str())) {
         plan.drift.push(Change::new("membership_removed", gone));
@@ -163,6 +221,8 @@ struct Wanted {
     roles: BTreeSet<String>,
     rows: BTreeSet<i64>,
     warnings: BTreeSet<String>,
+    /// Roles that have become powerful since they were granted.
+    forbidden: BTreeSet<String>,
     /// Grants whose bundle was dropped by hand and made again under another row.
     rebound: Vec<Step>,
 }
@@ -178,6 +238,8 @@ impl Wanted {
         for grant in &seen.active {
             wanted.bundles.extend(rows(seen, grant).map(|b| b.role.clone()));
             wanted.roles.extend(grant.roles().map(ToString::to_string));
+            let powerful = grant.roles().filter(|role| seen.roles.get(role).is_some_and(|facts| forbidden(facts).is_some()));
+            wanted.forbidden.extend(powerful.map(ToString::to_string));
         }
         wanted
     }
@@ -194,10 +256,16 @@ impl Wanted {
                         wanted.add(usable);
                         ids.push(usable.id);
                     }
-                    None if restore => {
+                    None if restore && !bundle.key.is_gone() => {
                         ensure.insert(bundle.key.clone());
                     }
-                    None => ids.push(bundle.id),
+                    None => {
+                        if restore {
+                            let what = &bundle.role;
+                            wanted.warnings.insert(format!("grant {} keeps nothing of {what}: its database is gone", grant.grant_id));
+                        }
+                        ids.push(bundle.id);
+                    }
                 }
             }
             ids.sort_unstable();

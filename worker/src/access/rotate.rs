@@ -8,6 +8,7 @@ use postern_schemas::{Code, Deliver, Outcome, Reason};
 use crate::access::grant::finish_credential;
 use crate::access::plan::{Decision, Plan, Step};
 use crate::access::policy::{Rules, check_account};
+use crate::access::reconcile::claim;
 use crate::access::state::Observed;
 
 /// Decides what a rotation of one person's password asked at `asked` does.
@@ -19,7 +20,8 @@ pub fn person(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen
     }
     let Some(role) = seen.our_role() else { return Decision::Do(Plan::rejected(no_account(request))) };
     let mut plan = Plan { role: Some(role.name.clone()), ..Plan::default() };
-    plan.steps.push(Step::AlterRole { name: role.name.clone(), login: None, valid_until: None, password: true });
+    claim(seen, &mut plan);
+    plan.steps.push(Step::AlterRole { name: role.name.clone(), login: None, valid_until: None, password: true, without: Vec::new() });
     plan.changes.push(Change::new("set_password", &role.name));
     if request.credential == Deliver::None {
         plan.warnings.push("the new password was not delivered anywhere: the old one is dead and nobody knows the new one".to_owned());

@@ -67,10 +67,18 @@ pub struct Role {
     pub name: String,
     /// The comment on it.
     pub comment: Option<String>,
+    /// The comment's seal proves that we made this very role for this person, whether or not the ledger still knows.
+    pub sealed: bool,
     /// `rolcanlogin`.
     pub can_login: bool,
     /// `rolvaliduntil`; `None` for null and infinity.
     pub valid_until: Option<Timestamp>,
+    /// Whether the owner role may change it: not once somebody has made it a superuser.
+    pub alterable: bool,
+    /// Attributes that we never give and can take away, such as `CREATEROLE`.
+    pub added: Vec<String>,
+    /// Attributes that we never give and that only somebody else can take away, such as `SUPERUSER`.
+    pub stuck: Vec<String>,
 }
 
 /// One row of `pg_auth_members` whose member is the person. From 16 on one role may be given by several grantors.
@@ -184,7 +192,21 @@ pub struct BundleKey {
     pub access: Access,
 }
 
+/// Stands for the name of a database that is gone. Should a real one be called so, its lost bundles are only made by the
+/// next grant that names them.
+const GONE: &str = "//gone";
+
 impl BundleKey {
+    /// The name of a database that no longer exists.
+    pub fn gone() -> &'static str {
+        GONE
+    }
+
+    /// Whether its database no longer exists.
+    pub fn is_gone(&self) -> bool {
+        self.database_name.as_str() == GONE
+    }
+
     /// The bundles that `scope` calls for in the database with the given OID: one for each table, or one for all.
     pub fn of(scope: &Scope, database: Oid) -> Vec<Self> {
         let key = |table: Option<&Identifier>| Self {
@@ -236,6 +258,9 @@ pub struct RoleFacts {
     pub chain: Vec<RoleLink>,
     /// Whether the connector may hand it on.
     pub can_hand_on: bool,
+    /// Whether the connector's login has to give it to the owner role first, which then hands it on: so a connector that
+    /// takes this one's place can take it back. From 16 on.
+    pub pass: bool,
 }
 
 /// One role of a chain of memberships.
@@ -257,22 +282,39 @@ pub struct RoleLink {
 }
 
 impl Observed {
-    /// The comment that every role of ours carries: the ledger's identity, then whom it is for.
-    pub fn comment(&self, whom: &str) -> String {
-        role_comment(self.ledger, whom)
-    }
-
-    /// The person's role, if the ledger and the role's comment both say that it is ours.
+    /// The person's role, if the ledger and the role's comment both say that it is ours, or the comment's seal does.
     pub fn our_role(&self) -> Option<&Role> {
         let role = self.role.as_ref()?;
-        let claimed = self.account.as_ref()?.role_oid == Some(role.oid);
         let marked = role.comment.as_deref().is_some_and(|comment| comment.starts_with(&comment_prefix(self.ledger)));
-        (claimed && marked).then_some(role)
+        (self.claims(role) && marked || role.sealed).then_some(role)
+    }
+
+    /// The person's role, where the ledger has forgotten it: it was restored from a backup that is older than the role.
+    pub fn forgotten_role(&self) -> Option<&Role> {
+        self.our_role().filter(|role| !self.claims(role))
+    }
+
+    fn claims(&self, role: &Role) -> bool {
+        self.account.as_ref().is_some_and(|account| account.role_oid == Some(role.oid))
+    }
+
+    /// Whose sessions end when access is taken away: the role's, or those that outlived a role dropped by hand.
+    pub fn session_roles(&self) -> Vec<Oid> {
+        let known = self.account.as_ref().and_then(|account| account.role_oid);
+        match (&self.role, known) {
+            (Some(role), Some(known)) if role.oid == known => self.our_role().map(|role| role.oid).into_iter().collect(),
+            _ => self.our_role().map(|role| role.oid).into_iter().chain(known).collect(),
+        }
     }
 
     /// A role of the person's name that is not ours.
     pub fn foreign_role(&self) -> Option<&Role> {
         self.role.as_ref().filter(|_| self.our_role().is_none())
+    }
+
+    /// Whether the connector's login has to give this role to the owner role before it is handed on.
+    pub(super) fn passes(&self, role: &str) -> bool {
+        self.roles.iter().any(|(name, facts)| name.as_str() == role && facts.pass)
     }
 
     /// Grants that are active and not over.
@@ -289,9 +331,4 @@ impl Observed {
 /// How the comment of every role of this ledger begins.
 pub fn comment_prefix(ledger: Uuid) -> String {
     format!("postern {ledger}: ")
-}
-
-/// The comment of a role of this ledger that is for `whom`.
-pub fn role_comment(ledger: Uuid, whom: &str) -> String {
-    format!("{}{whom}", comment_prefix(ledger))
 }

@@ -9,17 +9,48 @@ use uuid::Uuid;
 
 use super::plan::{Decision, GrantRecord, Plan, Step};
 use super::policy::Rules;
-use super::state::{Account, Bundle, BundleKey, Database, Ending, GrantKey, GrantRow, Membership, Observed, Role, RoleFacts, RoleLink};
-use super::{expiry, grant, revoke, rotate};
+use super::state::{
+    Account, Bundle, BundleKey, Database, Ending, GrantKey, GrantRow, Membership, Observed, Oid, Role, RoleFacts, RoleLink,
+};
+use super::{cleanup, expiry, grant, revoke, rotate};
 
 /// What a producer may send about one person.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ask {
-    Grant { id: u8, revision: i32, asked: i64, expires: Option<i64>, what: Vec<u8>, age: bool },
-    RevokeGrant { id: u8 },
-    RevokePerson { until: i64 },
-    Expiry { id: u8, revision: i32 },
-    Rotate { asked: i64 },
+    Grant {
+        id: u8,
+        revision: i32,
+        asked: i64,
+        expires: Option<i64>,
+        what: Vec<u8>,
+        age: bool,
+    },
+    RevokeGrant {
+        id: u8,
+    },
+    RevokePerson {
+        until: i64,
+    },
+    Expiry {
+        id: u8,
+        revision: i32,
+    },
+    Rotate {
+        asked: i64,
+    },
+    /// The periodic clean-up looks at the person.
+    Repair,
+}
+
+/// Changes made by hand.
+#[derive(Clone, Debug)]
+pub(super) struct Hand {
+    pub(super) login: bool,
+    pub(super) joins: Vec<String>,
+    /// Loses one membership.
+    pub(super) leaves: bool,
+    pub(super) until: Option<Option<i64>>,
+    pub(super) createrole: bool,
 }
 
 /// One server with one person's account, or none yet.
@@ -86,6 +117,12 @@ fn permission(what: u8) -> Permission {
     }
 }
 
+/// A role that can log in. `sealed`: it was made by us for the person, and says so.
+pub(super) fn role(oid: Oid, comment: Option<String>, sealed: bool) -> Role {
+    let (added, stuck) = (Vec::new(), Vec::new());
+    Role { oid, name: ROLE.to_owned(), comment, sealed, can_login: true, valid_until: None, alterable: true, added, stuck }
+}
+
 impl World {
     /// An empty server at `seconds`.
     pub(super) fn new(seconds: i64) -> Self {
@@ -111,7 +148,7 @@ impl World {
             bypassrls: false,
             ours: false,
         };
-        let facts = |chain: Vec<RoleLink>| RoleFacts { chain, can_hand_on: true };
+        let facts = |chain: Vec<RoleLink>| RoleFacts { chain, can_hand_on: true, pass: false };
         let membership = |role: &String| Membership { role: role.clone(), grantor: "postern_owner".to_owned(), revocable: true };
         Observed {
             now: self.now,
@@ -159,6 +196,7 @@ impl World {
                 Decision::Do(revoke::person(&integration, &principal(), until, true, ROLE, &self.observe(None)))
             }
             Ask::Expiry { id, revision } => expiry::plan(&integration, &grant_id(*id), *revision, ROLE, &self.observe(Some(*id))),
+            Ask::Repair => Decision::Do(cleanup::repair(ROLE, &self.observe(None))),
             Ask::Rotate { asked } => {
                 let request = postern_schemas::request::RotatePrincipal { integration, principal: principal(), credential: Deliver::None };
                 rotate::person(&request, at(*asked), ROLE, &self.observe(None), &rules())
@@ -190,13 +228,16 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::CreateRole { name, valid_until, comment, .. } => {
+            Step::CreateRole { name, valid_until, whom, .. } => {
                 assert!(self.role.is_none(), "a role is made once");
-                let comment = Some(comment.clone());
-                self.role = Some(Role { oid: 42, name: name.clone(), comment, can_login: true, valid_until: *valid_until });
+                let mut role = role(42, Some(super::state::comment_prefix(Uuid::nil()) + whom), true);
+                (role.name, role.valid_until) = (name.clone(), *valid_until);
+                self.role = Some(role);
             }
-            Step::AlterRole { login, valid_until, .. } => {
+            Step::AlterRole { login, valid_until, without, .. } => {
                 let role = self.role.as_mut().unwrap_or_else(|| panic!("no role to alter"));
+                assert!(role.alterable, "the server would refuse");
+                role.added.retain(|attribute| !without.contains(attribute));
                 role.can_login = login.unwrap_or(role.can_login);
                 role.valid_until = valid_until.unwrap_or(role.valid_until);
             }
@@ -207,7 +248,7 @@ impl World {
             }
             Step::ClaimRole { role, .. } => {
                 self.account.role_name = Some(role.clone());
-                self.account.role_oid = Some(42);
+                self.account.role_oid = self.role.as_ref().map(|role| role.oid);
                 self.account.password_set_at = None;
             }
             Step::SaveCredential { asked_at, .. } => {
@@ -216,7 +257,7 @@ impl World {
                 self.account.password_asked_at = self.account.password_asked_at.max(Some(*asked_at));
             }
             Step::SaveGrant(record) => self.save(record),
-            Step::RebindGrant { .. } | Step::MarkRotationDue { .. } => {}
+            Step::RebindGrant { .. } | Step::MarkRotationDue { .. } | Step::PassRoles { .. } => {}
             Step::EndGrant { grant_id, ending, .. } => {
                 self.active.remove(grant_id);
                 let key = self.keys.entry(grant_id.clone()).or_default();
@@ -237,6 +278,25 @@ impl World {
         if ending.is_none() {
             self.active.insert(grant_id.clone(), GrantRow { integration, grant_id, revision, permissions, bundles, expires_at, asked_at });
         }
+    }
+
+    /// Somebody changes the role by hand.
+    pub(super) fn tamper(&mut self, hand: &Hand) {
+        let Some(role) = &mut self.role else { return };
+        role.can_login = hand.login;
+        role.valid_until = hand.until.map_or(role.valid_until, |until| until.map(at));
+        role.added = if hand.createrole { vec!["CREATEROLE".to_owned()] } else { Vec::new() };
+        if hand.leaves {
+            self.member_of.pop_first();
+        }
+        self.member_of.extend(hand.joins.iter().cloned());
+    }
+
+    /// The ledger is restored from a backup that knows nothing of the person.
+    pub(super) fn forget(&mut self) {
+        let role = self.role.take().map(|role| Role { sealed: true, ..role });
+        let member_of = std::mem::take(&mut self.member_of);
+        *self = Self { role, member_of, now: self.now, ..Self::new(0) };
     }
 
     /// What a person can tell: who is open, what the role can do. Without row numbers and generations.

@@ -8,7 +8,7 @@ use crate::access::policy::check_account;
 use crate::access::{Observed, Plan, Rules, cleanup, revoke, rotate};
 use crate::execution::single::{by, expire, finish};
 use crate::execution::wide::{Done, Taken, claim, close, draft, settled, transaction};
-use crate::execution::{Settled, Stop};
+use crate::execution::{Settled, Stop, drift};
 use crate::postgres::apply::{self, Context};
 use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, Phase};
@@ -49,18 +49,18 @@ pub async fn by_policy(event: &Event, target: &Target, rules: &Rules) -> Result<
 
 /// What one clean-up did.
 #[derive(Default)]
-struct Swept {
-    plan: Plan,
+pub(super) struct Swept {
+    pub(super) plan: Plan,
     blocked: Vec<Blocker>,
     expired: Vec<AuditEvent>,
-    terminated: u32,
+    pub(super) terminated: u32,
 }
 
 async fn apply_policy(key: &EventKey, target: &Target, rules: &Rules) -> Result<Swept, Stop> {
     let mut swept = Swept::default();
     end_expired(key, target, rules, &mut swept).await?;
     keep(key, target).await?;
-    repair_drifted(key, target, &mut swept).await?;
+    drift::repair_all(key, target, &mut swept).await?;
     keep(key, target).await?;
     if let Some(days) = target.integration().user_cleanup_days {
         delete_left(key, target, SignedDuration::from_hours(24 * i64::from(days)), &mut swept).await?;
@@ -104,12 +104,12 @@ async fn end_expired(key: &EventKey, target: &Target, rules: &Rules, swept: &mut
     Ok(())
 }
 
-fn repair(role_name: &str, seen: &Observed) -> (Plan, ()) {
+pub(super) fn repair(role_name: &str, seen: &Observed) -> (Plan, ()) {
     (cleanup::repair(role_name, seen), ())
 }
 
 /// One person's trouble keeps no other from being cleaned up: it is said, and looked at again next time.
-fn of_one<T>(principal: &Principal, done: Result<T, Stop>, swept: &mut Swept) -> Result<Option<T>, Stop> {
+pub(super) fn of_one<T>(principal: &Principal, done: Result<T, Stop>, swept: &mut Swept) -> Result<Option<T>, Stop> {
     match done {
         Ok(done) => Ok(Some(done)),
         Err(Stop::Target(error)) if error.disposition() == Disposition::Unreachable => Err(error.into()),
@@ -118,33 +118,6 @@ fn of_one<T>(principal: &Principal, done: Result<T, Stop>, swept: &mut Swept) ->
             Ok(None)
         }
     }
-}
-
-async fn repair_drifted(key: &EventKey, target: &Target, swept: &mut Swept) -> Result<(), Stop> {
-    let (session, _) = target.maintenance().await?;
-    let people = sweep::drifted(session.client()).await?;
-    drop(session);
-    for principal in people {
-        let Some(Done { plan, role, .. }) =
-            of_one(&principal, transaction(target, &key.integration, &principal, &by(key), repair).await, swept)?
-        else {
-            continue;
-        };
-        if plan.end_sessions
-            && let Some(role) = role
-        {
-            let (session, _) = target.maintenance().await?;
-            let ended = sessions::end(session.client(), &[role.oid]).await?;
-            swept.terminated += ended.terminated;
-            if ended.surviving > 0 {
-                swept.plan.warnings.push(format!("{} sessions of {:?} survive", ended.surviving, role.name));
-            }
-        }
-        swept.plan.changes.extend(plan.changes);
-        swept.plan.drift.extend(plan.drift);
-        swept.plan.warnings.extend(plan.warnings);
-    }
-    Ok(())
 }
 
 async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept: &mut Swept) -> Result<(), Stop> {
@@ -210,7 +183,8 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
         let refused = check_account(seen, role_name).err();
         (cleanup::person(&key.integration, principal, until, role_name, seen), (stays, refused))
     };
-    let Done { mut plan, role, answer: (stays, refused), put_off } = transaction(target, &key.integration, principal, &by, decide).await?;
+    let Done { mut plan, role, sessions: role_oids, answer: (stays, refused), put_off } =
+        transaction(target, &key.integration, principal, &by, decide).await?;
     if let (Some(reason), None) = (refused, &role) {
         plan.outcome = Some(Outcome::Rejected);
         plan.reason = Some(reason);
@@ -220,8 +194,7 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
     plan.ended = ended;
     let mut terminated = 0;
     let mut blocked = Vec::new();
-    let roles: Vec<_> = role.iter().map(|role| role.oid).collect();
-    let gone = sessions::end(session.client(), &roles).await?;
+    let gone = sessions::end(session.client(), &role_oids).await?;
     drop(session);
     if put_off {
         close(target, &key.integration, principal, &by).await?;
@@ -286,7 +259,7 @@ pub async fn rotate_by_policy(event: &Event, target: &Target, rules: &Rules) -> 
     Ok(settled(finish(&session, &key, draft, &[], 0).await?))
 }
 
-async fn keep(key: &EventKey, target: &Target) -> Result<(), TargetError> {
+pub(super) async fn keep(key: &EventKey, target: &Target) -> Result<(), TargetError> {
     let (session, _) = target.maintenance().await?;
     events::keep_claim(session.client(), key, LEASE_SECONDS).await
 }

@@ -163,7 +163,7 @@ impl Task<'_> {
         let expires = self.expires(&draft, Some(seen.now));
         let result = if plan.end_sessions {
             drop(session);
-            let roles: Vec<Oid> = seen.our_role().map(|role| role.oid).into_iter().collect();
+            let roles = seen.session_roles();
             Box::pin(self.finish_person(draft, &roles, put_off)).await?
         } else {
             draft

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use postern_schemas::result::{AuditEvent, Change};
 use postern_schemas::{Event, EventKey, IntegrationId, Principal, Request};
 
-use crate::access::state::Role;
+use crate::access::state::{Oid, Role};
 use crate::access::{Observed, Plan, cleanup, revoke};
 use crate::audit::{self, Draft};
 use crate::execution::single::{by, finish};
@@ -77,7 +77,7 @@ async fn person(
 ) -> Result<(Plan, u32), Stop> {
     let decide = |role_name: &str, seen: &Observed| (revoke::person(integration, principal, until, false, role_name, seen), ());
     let done = transaction(target, integration, principal, by, decide).await?;
-    let terminated = end_sessions(target, done.plan.end_sessions.then_some(done.role.as_ref()).flatten()).await?;
+    let terminated = if done.plan.end_sessions { end_sessions(target, &done.sessions).await? } else { 0 };
     if done.put_off {
         close(target, integration, principal, by).await?;
     }
@@ -85,17 +85,16 @@ async fn person(
 }
 
 /// Ends a role's sessions. Survivors are found again at the end of the event.
-pub(super) async fn end_sessions(target: &Target, role: Option<&Role>) -> Result<u32, TargetError> {
-    let Some(role) = role else { return Ok(0) };
+pub(super) async fn end_sessions(target: &Target, roles: &[Oid]) -> Result<u32, TargetError> {
     let (session, _) = target.maintenance().await?;
-    sessions::end(session.client(), &[role.oid]).await.map(|ended| ended.terminated)
+    sessions::end(session.client(), roles).await.map(|ended| ended.terminated)
 }
 
 /// Brings a role down to what the ledger explains once its sessions are gone: the login, where it had to wait for them.
 pub(super) async fn close(target: &Target, integration: &IntegrationId, principal: &Principal, by: &str) -> Result<(), Stop> {
     let done = transaction(target, integration, principal, by, |role_name, seen| (cleanup::repair(role_name, seen), ())).await?;
     if done.plan.end_sessions {
-        end_sessions(target, done.role.as_ref()).await?;
+        end_sessions(target, &done.sessions).await?;
     }
     Ok(())
 }
@@ -106,6 +105,8 @@ pub(super) struct Done<T> {
     pub(super) plan: Plan,
     /// The person's role as it was, if it is ours.
     pub(super) role: Option<Role>,
+    /// Whose sessions end where the plan says so.
+    pub(super) sessions: Vec<Oid>,
     /// What the decision wanted to know beside.
     pub(super) answer: T,
     /// The role's row was held by somebody: the login is closed after the sessions.
@@ -121,16 +122,28 @@ pub(super) async fn transaction<T>(
     decide: impl Fn(&str, &Observed) -> (Plan, T),
 ) -> Result<Done<T>, Stop> {
     let role_name = target.integration().role_name.role_name(principal).to_string();
+    transaction_as(target, integration, principal, &role_name, by, decide).await
+}
+
+/// The same for a person whose role has this name, whatever name a new one would get.
+pub(super) async fn transaction_as<T>(
+    target: &Target,
+    integration: &IntegrationId,
+    principal: &Principal,
+    role_name: &str,
+    by: &str,
+    decide: impl Fn(&str, &Observed) -> (Plan, T),
+) -> Result<Done<T>, Stop> {
     let mut last = TargetError::Restless(ROUNDS);
     for _ in 0..ROUNDS {
         let (mut session, ledger) = target.maintenance().await?;
         let held = last.is_lock_timeout();
         let attempt = async {
-            let seen = observe::person(session.begin(), &ledger, integration, principal, &role_name).await?;
-            let (mut plan, answer) = decide(&role_name, &seen);
+            let seen = observe::person(session.begin(), &ledger, integration, principal, role_name).await?;
+            let (mut plan, answer) = decide(role_name, &seen);
             let put_off = held && plan.put_role_off();
             apply::apply(session.client(), &plan, Context { ledger: &ledger, verifier: None, by }, Vec::new()).await?;
-            Ok(Done { plan, role: seen.our_role().cloned(), answer, put_off })
+            Ok(Done { plan, role: seen.our_role().cloned(), sessions: seen.session_roles(), answer, put_off })
         };
         match attempt.await {
             Ok(done) => {

@@ -74,20 +74,19 @@ pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
 }
 
 fn is_membership(step: &Step) -> bool {
-    matches!(step, Step::GrantBundles { .. } | Step::GrantRoles { .. } | Step::RevokeMembership { .. })
+    matches!(step, Step::GrantBundles { .. } | Step::PassRoles { .. } | Step::GrantRoles { .. } | Step::RevokeMembership { .. })
 }
 
 fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
     let owner = |statement| vec![(As::Owner, statement)];
     let login = |statement| vec![(As::Login, statement)];
     match step {
-        Step::CreateRole { name, valid_until, password, comment } => {
+        Step::CreateRole { name, valid_until, password, whom } => {
             let password = password_clause(*password, context);
             let create = format!("CREATE ROLE {} LOGIN{password} VALID UNTIL {}", ident(name), until(*valid_until));
-            let comment = format!("COMMENT ON ROLE {} IS {}", ident(name), literal(comment));
-            vec![(As::Owner, Statement::plain("making the role", create)), (As::Owner, Statement::plain("marking the role", comment))]
+            vec![(As::Owner, Statement::plain("making the role", create)), (As::Owner, mark_role(name, "person", whom))]
         }
-        Step::AlterRole { name, login, valid_until, password } => {
+        Step::AlterRole { name, login, valid_until, password, without } => {
             let mut sql = format!("ALTER ROLE {}", ident(name));
             if let Some(login) = login {
                 sql.push_str(if *login { " LOGIN" } else { " NOLOGIN" });
@@ -96,6 +95,10 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
             if let Some(moment) = valid_until {
                 sql.push_str(" VALID UNTIL ");
                 sql.push_str(&until(*moment));
+            }
+            for attribute in without {
+                sql.push_str(" NO");
+                sql.push_str(attribute);
             }
             owner(Statement::plain("changing the role", sql))
         }
@@ -109,7 +112,15 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
             login(Statement::plain("taking memberships back", sql))
         }
         Step::GrantBundles { member, bundles } => owner(Statement::plain("giving bundles", give(bundles, member, context))),
-        Step::GrantRoles { member, roles } => login(Statement::plain("handing roles on", give(roles, member, context))),
+        Step::PassRoles { roles } => {
+            let roles = idents(roles.iter().map(String::as_str));
+            let sql = format!("GRANT {roles} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", ident(OWNER));
+            login(Statement::plain("giving roles to the owner role", sql))
+        }
+        Step::GrantRoles { member, roles } => {
+            let by = if context.ledger.has_membership_options() { As::Owner } else { As::Login };
+            vec![(by, Statement::plain("handing roles on", give(roles, member, context)))]
+        }
         ledger => of_ledger(ledger, context.by).into_iter().map(|statement| (As::Login, statement)).collect(),
     }
 }
@@ -126,9 +137,15 @@ fn password_clause(set: bool, context: Context<'_>) -> String {
     }
 }
 
-/// PostgreSQL keeps microseconds.
+/// Marks a role as made by us for `whom`, in its comment. Runs as the owner role.
+pub fn mark_role(name: &str, kind: &str, whom: &str) -> Statement {
+    Statement::query("marking the role", "SELECT postern.mark_role($1, $2, $3)").text(name).text(kind).text(whom)
+}
+
+/// PostgreSQL keeps microseconds and would round what is finer, where the ledger's own columns cut it.
 fn until(moment: Option<Timestamp>) -> String {
-    moment.map_or_else(|| "'infinity'".to_owned(), |moment| literal(&moment.to_string()))
+    let cut = |moment: Timestamp| Timestamp::from_microsecond(moment.as_microsecond()).unwrap_or(moment);
+    moment.map_or_else(|| "'infinity'".to_owned(), |moment| literal(&cut(moment).to_string()))
 }
 
 fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
@@ -182,6 +199,7 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
         | Step::AlterRole { .. }
         | Step::RevokeMembership { .. }
         | Step::GrantBundles { .. }
+        | Step::PassRoles { .. }
         | Step::GrantRoles { .. } => Vec::new(),
     }
 }
@@ -275,7 +293,8 @@ mod tests {
         let grant_id: GrantId = "AR-1".parse().unwrap_or_else(|e| panic!("{e}"));
         let steps = vec![
             Step::GrantBundles { member: member.clone(), bundles: vec!["a".to_owned(), "b".to_owned()] },
-            Step::CreateRole { name: member.clone(), valid_until: None, password: true, comment: "postern: jane's".to_owned() },
+            Step::CreateRole { name: member.clone(), valid_until: None, password: true, whom: "jane's".to_owned() },
+            Step::PassRoles { roles: vec!["reporting".to_owned()] },
             Step::GrantRoles { member: member.clone(), roles: vec!["reporting".to_owned()] },
             Step::RevokeMembership { member, roles: vec!["c".to_owned()], grantor: "postern_owner".to_owned() },
             Step::EndGrant { integration: integration.clone(), grant_id: grant_id.clone(), ending: Ending::Swept },

@@ -12,13 +12,14 @@ use postern_schemas::{Code, Identifier, Reason};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use crate::access::state::{BundleKey, Oid, role_comment};
+use crate::access::state::{BundleKey, Oid};
 use crate::config::integration::OwnedObjects;
+use crate::postgres::apply::mark_role;
 use crate::postgres::batch::{self, Statement};
 use crate::postgres::dispose;
 use crate::postgres::error::Disposition;
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
-use crate::postgres::names::{ident, literal};
+use crate::postgres::names::ident;
 use crate::postgres::privileges::{self, Difference};
 use crate::postgres::probe::MARK;
 use crate::postgres::{Target, TargetError, rows};
@@ -116,7 +117,7 @@ async fn commit(client: &Client) -> Result<(), TargetError> {
 async fn find_or_make(client: &Client, ledger: &Ledger, key: &BundleKey) -> Result<Making, TargetError> {
     let find = of_key(
         "looking for the bundle",
-        "SELECT b.id, b.role_name, b.role_oid, r.oid IS NOT NULL AS there FROM postern.bundle b LEFT JOIN pg_roles r ON r.oid = b.role_oid \
+        "SELECT b.id, coalesce(r.rolname::text, b.role_name) AS role_name, b.role_oid, r.oid IS NOT NULL AS there FROM postern.bundle b LEFT JOIN pg_roles r ON r.oid = b.role_oid \
          WHERE b.database_oid = $1 AND b.schema_name = $2 AND b.table_name = $3 AND b.access = $4 AND b.state <> 'retired'",
         key,
     );
@@ -133,15 +134,22 @@ async fn find_or_make(client: &Client, ledger: &Ledger, key: &BundleKey) -> Resu
 }
 
 async fn make(client: &Client, ledger: &Ledger, key: &BundleKey) -> Result<Making, TargetError> {
-    let next = Statement::query("numbering the bundle", "SELECT nextval(pg_get_serial_sequence('postern.bundle', 'id')) AS id");
+    // After the ledger was restored from a backup the sequence is behind the roles, whose names carry its numbers.
+    let next = Statement::query(
+        "numbering the bundle",
+        "SELECT setval(s, greatest(nextval(s), 1 + (SELECT max((regexp_match(rolname, '#' || $1 || '-([0-9]{1,15})$'))[1]::bigint) \
+                                                    FROM pg_roles WHERE starts_with(rolname, 'postern:')))) AS id \
+         FROM CAST(pg_get_serial_sequence('postern.bundle', 'id') AS regclass) AS s",
+    )
+    .text(digits(ledger));
     let rows = batch::run(client, &[next]).await?;
     let id: i64 = rows.iter().flatten().next().map(|row| row.get("id")).ok_or_else(|| TargetError::Unreadable("no number".to_owned()))?;
     let role = role_name(key, ledger, id);
-    let comment = role_comment(ledger.id, &format!("{} on {}", key.access.as_str(), scope_text(key)));
+    let whom = format!("{} on {}", key.access.as_str(), scope_text(key));
     let statements = [
         Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
         Statement::plain("making a bundle role", format!("CREATE ROLE {} NOLOGIN", ident(&role))),
-        Statement::plain("marking a bundle role", format!("COMMENT ON ROLE {} IS {}", ident(&role), literal(&comment))),
+        mark_role(&role, "bundle", &whom),
         of_key(
             "recording the bundle",
             "INSERT INTO postern.bundle (id, database_oid, schema_name, table_name, access, role_name, role_oid, state) \
@@ -210,13 +218,18 @@ fn scope_text(key: &BundleKey) -> String {
 /// `postern:read_only:orders.sales#1f3a-17`: for people who list roles. The number and the ledger's first digits make
 /// it unique; the text in front is cut where it is too long.
 fn role_name(key: &BundleKey, ledger: &Ledger, id: i64) -> String {
-    let tail = format!("#{}-{id}", &ledger.id.simple().to_string()[..4]);
+    let tail = format!("#{}-{id}", digits(ledger));
     let mut head = format!("postern:{}:{}", key.access.as_str(), scope_text(key));
     let room = postern_schemas::names::MAX_IDENTIFIER_BYTES - tail.len();
     while head.len() > room {
         head.pop();
     }
     head + &tail
+}
+
+/// The ledger's first digits.
+fn digits(ledger: &Ledger) -> String {
+    ledger.id.simple().to_string()[..4].to_owned()
 }
 
 /// Compares every bundle that is in use, for the periodic clean-up. Returns what was found, and warnings.

@@ -98,7 +98,7 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, record: 
         }
         let hand_over = [
             Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
-            Statement::plain("joining a role to be dropped", format!("GRANT {} TO {}{options}", ident(&name), ident(&ledger.connector))),
+            Statement::plain("joining a role to be dropped", format!("GRANT {} TO SESSION_USER{options}", ident(&name))),
             Statement::plain("committing", "COMMIT"),
         ];
         batch::run(client, &hand_over).await?;

@@ -13,6 +13,7 @@
 //! | [`bundle`], [`privileges`] | bundle roles: made, compared object by object, dropped |
 //! | [`probe`] | what a grant has to know of the databases it names |
 //! | [`sessions`] | ending a person's sessions, and proof that they ended |
+//! | [`drift`] | what was changed by hand, or forgotten by a restored ledger |
 //! | [`dispose`] | roles that are dropped without leaving anything behind |
 //! | [`sweep`] | the questions of wide revokes and clean-ups: who is concerned |
 //! | [`report`] | what the ledger says of people: who holds what |
@@ -26,6 +27,7 @@ pub mod bundle;
 pub mod check;
 pub mod connect;
 pub mod dispose;
+pub mod drift;
 pub mod error;
 pub mod events;
 pub mod ledger;

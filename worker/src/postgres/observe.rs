@@ -187,13 +187,15 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
             "reading the role",
             format!(
                 "SELECT r.oid, r.rolname::text AS name, shobj_description(r.oid, 'pg_authid') AS comment, r.rolcanlogin AS can_login, \
-                        CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END AS valid_until \
+                        CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END AS valid_until, {}, \
+                        coalesce(shobj_description(r.oid, 'pg_authid') = postern.role_mark(r.oid, 'person', {PERSON}), false) AS sealed \
                  FROM pg_roles r LEFT JOIN postern.account a ON a.principal = {PERSON} \
-                 WHERE r.oid = a.role_oid OR r.rolname = $4 ORDER BY r.oid IS NOT DISTINCT FROM a.role_oid DESC LIMIT 1"
+                 WHERE r.oid = a.role_oid OR r.rolname = $4 ORDER BY r.oid IS NOT DISTINCT FROM a.role_oid DESC LIMIT 1",
+                attributes(ledger)
             ),
         )
         .text(question.role_name),
-        of_person("reading memberships", memberships(ledger)),
+        of_person("reading memberships", memberships(ledger)).text(question.role_name),
         of_person(
             "reading active grants",
             format!(
@@ -211,24 +213,45 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
     ]
 }
 
+/// Columns about a role `r`: `alterable`, `added`, `stuck`. Up to 15 the owner role changes no superuser and no role that
+/// replicates; from 16 on no superuser. CREATEDB can be taken up to 15 by CREATEROLE, from 16 on by who has it
+/// (PostgreSQL docs, ALTER ROLE; tried on 14 to 18).
+pub fn attributes(ledger: &Ledger) -> String {
+    let (alterable, createdb) =
+        if ledger.has_membership_options() { ("NOT r.rolsuper", "false") } else { ("NOT r.rolsuper AND NOT r.rolreplication", "true") };
+    let held = "(VALUES ('SUPERUSER', r.rolsuper), ('CREATEROLE', r.rolcreaterole), ('CREATEDB', r.rolcreatedb), \
+                ('REPLICATION', r.rolreplication), ('BYPASSRLS', r.rolbypassrls)) AS held (name, has)";
+    let removable = format!("({alterable} AND (name = 'CREATEROLE' OR name = 'CREATEDB' AND {createdb}))");
+    format!(
+        "{alterable} AS alterable, ARRAY(SELECT name FROM {held} WHERE has AND {removable}) AS added, \
+         ARRAY(SELECT name FROM {held} WHERE has AND NOT {removable}) AS stuck"
+    )
+}
+
 fn memberships(ledger: &Ledger) -> String {
     // Up to 15 CREATEROLE takes back any membership but a superuser's, whoever gave it. From 16 on it takes the
     // rights of the grantor, who has to be named.
     let (grantor, revocable) = if ledger.has_membership_options() {
-        ("coalesce(g.rolname::text, '')", "g.oid IS NOT NULL AND pg_has_role(session_user, g.oid, 'USAGE')")
+        // The owner role holds ADMIN OPTION on every bundle; to ask for it is dear where there are many roles.
+        (
+            "coalesce(g.rolname::text, '')",
+            "g.oid IS NOT NULL AND pg_has_role(session_user, g.oid, 'USAGE') \
+               AND (EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid) OR pg_has_role(session_user, r.oid, 'MEMBER WITH ADMIN OPTION'))",
+        )
     } else {
         ("''", "NOT r.rolsuper")
     };
     format!(
         "SELECT DISTINCT r.rolname::text AS role, {grantor} AS grantor, {revocable} AS revocable \
          FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid LEFT JOIN pg_roles g ON g.oid = m.grantor \
-         WHERE m.member = (SELECT role_oid FROM postern.account WHERE principal = {PERSON}) ORDER BY 1, 2"
+         WHERE m.member = (SELECT r.oid FROM pg_roles r LEFT JOIN postern.account a ON a.principal = {PERSON} \
+                           WHERE r.oid = a.role_oid OR r.rolname = $4 ORDER BY r.oid IS NOT DISTINCT FROM a.role_oid DESC LIMIT 1) ORDER BY 1, 2"
     )
 }
 
 /// The columns of [`rows::bundle`].
 pub const BUNDLE_COLUMNS: &str = "b.id, b.database_oid, d.datname::text AS database_name, b.schema_name, b.table_name, b.access, \
-     b.role_name, b.state = 'ready' AND r.oid IS NOT NULL AS usable, b.mark, b.warnings";
+     coalesce(r.rolname::text, b.role_name) AS role_name, b.state = 'ready' AND r.oid IS NOT NULL AS usable, b.mark, b.warnings";
 
 fn bundles() -> String {
     format!(
@@ -265,25 +288,32 @@ fn role_facts() -> String {
          UNION SELECT p ->> 'role' FROM postern.access_grant g, jsonb_array_elements(g.permissions) p \
                WHERE g.principal = {PERSON} AND g.ending IS NULL AND p ? 'role'"
     );
-    let ours = "OR EXISTS (SELECT FROM postern.account a WHERE a.role_oid = r.oid) OR EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid)";
-    role_chains(&named, ours)
+    role_chains(&named, IN_LEDGER)
 }
 
-/// Asks for the columns of [`rows::roles`]. `named`: a query for the names; `ours`: what else makes a role one of
-/// Postern's, beside its comment.
+/// Makes a role one of Postern's, beside its comment. For [`role_chains`], where there is a ledger.
+pub const IN_LEDGER: &str = "OR EXISTS (SELECT FROM postern.account a WHERE a.role_oid = r.oid) \
+     OR EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid)";
+
+/// Asks for the columns of [`rows::roles`]. `named`: a query for the names; `ours`: [`IN_LEDGER`], or nothing.
 pub fn role_chains(named: &str, ours: &str) -> String {
-    // Up to 15 CREATEROLE hands on any role but a superuser's.
-    let can_hand_on =
-        "(current_setting('server_version_num')::int4 < 160000 OR pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION'))";
+    // Up to 15 CREATEROLE hands on any role but a superuser's. From 16 on the login gives a role to the owner role unless it
+    // has: what another login gave goes when that one is dropped.
+    let (has_options, login_has) = ("current_setting('server_version_num')::int4 >= 160000", "h.roleid = c.root AND h.member = l.oid");
     format!(
         "WITH RECURSIVE named AS ({named}), \
          chain (root, oid) AS ( \
            SELECT r.oid, r.oid FROM pg_roles r JOIN named n ON r.rolname = n.name \
            UNION SELECT c.root, m.roleid FROM chain c JOIN pg_auth_members m ON m.member = c.oid) \
-         SELECT root.rolname::text AS root, {can_hand_on} AS can_hand_on, r.rolname::text AS name, r.rolsuper AS superuser, \
+         SELECT root.rolname::text AS root, NOT {has_options} OR pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION') AS can_hand_on, \
+                {has_options} AND NOT EXISTS (SELECT FROM pg_auth_members o JOIN pg_roles w ON w.oid = o.member AND w.rolname = '{OWNER}' \
+                  WHERE o.roleid = c.root AND o.admin_option AND (o.grantor = l.oid \
+                    OR NOT EXISTS (SELECT FROM pg_auth_members h WHERE {login_has} AND h.admin_option))) AS pass, \
+                r.rolname::text AS name, r.rolsuper AS superuser, \
                 r.rolcreaterole AS createrole, r.rolreplication AS replication, r.rolbypassrls AS bypassrls, \
                 r.rolname = session_user OR r.rolname = '{OWNER}' \
                   OR coalesce(starts_with(shobj_description(r.oid, 'pg_authid'), 'postern '), false) {ours} AS ours \
-         FROM chain c JOIN pg_roles root ON root.oid = c.root JOIN pg_roles r ON r.oid = c.oid ORDER BY 1, c.oid <> c.root, 3"
+         FROM chain c JOIN pg_roles root ON root.oid = c.root JOIN pg_roles r ON r.oid = c.oid \
+         JOIN pg_roles l ON l.rolname = session_user ORDER BY 1, c.oid <> c.root, 4"
     )
 }

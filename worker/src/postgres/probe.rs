@@ -13,9 +13,10 @@ use crate::access::state::{BundleKey, Database, Oid, scopes_of};
 use crate::postgres::batch::{self, Statement};
 use crate::postgres::{Target, TargetError};
 
-/// The newest lasting object of a database, as a cheap mark: it moves when something is made. Object identifiers wrap
+/// The newest lasting object of a database and who asks, as a cheap mark: it moves when something is made, and when another
+/// account takes the connector's place (with the old one may have gone what it had granted). Object identifiers wrap
 /// around after four billion; what is missed then is found by the next clean-up, which compares everything.
-pub const MARK: &str = "(SELECT max(newest)::int8 FROM ( \
+pub const MARK: &str = "(SELECT max(newest)::int8 + ((SELECT oid FROM pg_roles WHERE rolname = session_user)::int8 << 32) FROM ( \
        SELECT (SELECT oid FROM pg_class WHERE relpersistence <> 't' ORDER BY oid DESC LIMIT 1) AS newest \
        UNION ALL SELECT (SELECT oid FROM pg_proc ORDER BY oid DESC LIMIT 1) \
        UNION ALL SELECT (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' ORDER BY oid DESC LIMIT 1)) AS newest)";

@@ -12,9 +12,6 @@ use tokio_postgres::Row;
 use crate::access::state::{Account, Bundle, BundleKey, Database, Ending, GrantKey, GrantRow, Membership, Oid, Role, RoleFacts, RoleLink};
 use crate::postgres::TargetError;
 
-/// A name that stands for a database which no longer exists. No real one can have it: it holds a NUL-free slash pair.
-const GONE: &str = "//gone";
-
 /// Parses a stored text.
 pub fn parsed<T: FromText>(text: &str, what: &str) -> Result<T, TargetError> {
     T::from_text(text).map_err(|message| TargetError::Unreadable(format!("{what} {text:?}: {message}")))
@@ -36,14 +33,18 @@ pub fn account(row: &Row) -> Account {
     }
 }
 
-/// Columns: `oid, name, comment, can_login, valid_until`.
+/// Columns: `oid, name, comment, sealed, can_login, valid_until, alterable, added, stuck`.
 pub fn role(row: &Row) -> Role {
     Role {
         oid: row.get("oid"),
         name: row.get("name"),
         comment: row.get("comment"),
+        sealed: row.get("sealed"),
         can_login: row.get("can_login"),
         valid_until: row.get("valid_until"),
+        alterable: row.get("alterable"),
+        added: row.get("added"),
+        stuck: row.get("stuck"),
     }
 }
 
@@ -99,7 +100,7 @@ pub fn key(row: &Row) -> Result<BundleKey, TargetError> {
     let name: Option<&str> = row.get("database_name");
     Ok(BundleKey {
         database: row.get("database_oid"),
-        database_name: parsed(name.unwrap_or(GONE), "database")?,
+        database_name: parsed(name.unwrap_or(BundleKey::gone()), "database")?,
         schema: optional(row.get("schema_name"), "schema")?,
         table: optional(row.get("table_name"), "table")?,
         access: parsed::<Access>(row.get("access"), "access")?,
@@ -112,13 +113,15 @@ pub fn database(row: &Row) -> Result<(Identifier, Database), TargetError> {
     Ok((name, Database { oid: row.get("oid"), closed: row.get("closed"), missing: Vec::new() }))
 }
 
-/// Columns: `root, can_hand_on, name, superuser, createrole, replication, bypassrls, ours`; one row a link.
+/// Columns: `root, can_hand_on, pass, name, superuser, createrole, replication, bypassrls, ours`; one row a link.
 pub fn roles(rows: &[Row]) -> Result<BTreeMap<Identifier, RoleFacts>, TargetError> {
     let mut facts: BTreeMap<Identifier, RoleFacts> = BTreeMap::new();
     for row in rows {
-        let entry = facts
-            .entry(parsed(row.get("root"), "role")?)
-            .or_insert_with(|| RoleFacts { chain: Vec::new(), can_hand_on: row.get("can_hand_on") });
+        let entry = facts.entry(parsed(row.get("root"), "role")?).or_insert_with(|| RoleFacts {
+            chain: Vec::new(),
+            can_hand_on: row.get("can_hand_on"),
+            pass: row.get("pass"),
+        });
         entry.chain.push(RoleLink {
             name: row.get("name"),
             superuser: row.get("superuser"),

@@ -49,7 +49,8 @@ pub async fn expired(client: &Client, integration: &IntegrationId) -> Result<Vec
     rows.iter().flatten().map(|row| Ok((rows::parsed(row.get("grant_id"), "grant_id")?, row.get("revision")))).collect()
 }
 
-/// People whose role is not what their active grants say: a membership more or less, or LOGIN without a grant.
+/// People whose role is not what their active grants say: a membership more or less, LOGIN without a grant, another VALID
+/// UNTIL, an attribute that we never give.
 pub async fn drifted(client: &Client) -> Result<Vec<Principal>, TargetError> {
     let sql = "WITH wanted AS ( \
                  SELECT a.principal, b.role_oid AS roleid FROM postern.access_grant g JOIN postern.account a USING (principal) \
@@ -60,7 +61,11 @@ pub async fn drifted(client: &Client) -> Result<Vec<Principal>, TargetError> {
                  SELECT a.principal, m.roleid FROM postern.account a JOIN pg_catalog.pg_auth_members m ON m.member = a.role_oid) \
                SELECT principal FROM ((TABLE wanted EXCEPT TABLE actual) UNION (TABLE actual EXCEPT TABLE wanted)) AS x \
                UNION SELECT a.principal FROM postern.account a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.role_oid \
+                 LEFT JOIN LATERAL (SELECT max(coalesce(g.expires_at, 'infinity')) AS until FROM postern.access_grant g \
+                                    WHERE g.principal = a.principal AND g.ending IS NULL) AS access ON true \
                  WHERE a.role_oid IS NOT NULL AND (r.oid IS NULL OR r.rolname <> a.role_name \
+                   OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls \
+                   OR r.rolcanlogin AND coalesce(r.rolvaliduntil, 'infinity') <> access.until \
                    OR r.rolcanlogin <> EXISTS (SELECT FROM postern.access_grant g WHERE g.principal = a.principal AND g.ending IS NULL)) \
                ORDER BY 1";
     people(client, Statement::query("listing drifted accounts", sql)).await

@@ -172,10 +172,11 @@ struct Manager {
     database: Identifier,
 }
 
-/// A client, and whether it is inside a transaction that nobody ended.
+/// A client, whose it is, and whether it is inside a transaction that nobody ended.
 #[derive(Debug)]
 struct Connection {
     client: Client,
+    username: String,
     clean: bool,
 }
 
@@ -185,22 +186,27 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Connection, TargetError> {
         let Shared { integration, credential } = &*self.shared;
-        let known = credential.get().await?;
+        let mut known = credential.get().await?;
         let connected = match connect(integration, &self.database, &known, "postern").await {
             Err(error) if error.is_authentication() => {
                 // The secret may have been rotated since it was read: once more with what the store says now.
                 credential.invalidate().await;
-                connect(integration, &self.database, &credential.get().await?, "postern").await
+                known = credential.get().await?;
+                connect(integration, &self.database, &known, "postern").await
             }
             other => other,
         };
         let (client, _task) = connected?;
-        Ok(Connection { client, clean: true })
+        Ok(Connection { client, username: known.username, clean: true })
     }
 
     async fn recycle(&self, connection: &mut Connection, metrics: &Metrics) -> RecycleResult<TargetError> {
         if !connection.clean || connection.client.is_closed() {
             return Err(RecycleError::message("the session is closed or was left inside a transaction"));
+        }
+        // Work that takes several sessions is done as one account.
+        if self.shared.credential.names_another(&connection.username) {
+            return Err(RecycleError::message("another account has taken the connector's place"));
         }
         if metrics.last_used() < RESTED {
             return Ok(());

@@ -39,6 +39,11 @@ impl CachedCredential {
         Ok(credential)
     }
 
+    /// Whether the store is known to name another account than `username` by now.
+    pub fn names_another(&self, username: &str) -> bool {
+        self.kept.try_lock().is_ok_and(|kept| kept.as_ref().is_some_and(|(_, credential)| credential.username != username))
+    }
+
     /// Forgets the credential: the server refused it, so the store may hold a newer one.
     pub async fn invalidate(&self) {
         *self.kept.lock().await = None;
