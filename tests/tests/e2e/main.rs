@@ -3,8 +3,11 @@
 
 mod bad_input;
 mod cli;
+mod connector;
 mod deploy;
+mod drift;
 mod faults;
+mod forbidden;
 mod grants;
 mod harness;
 mod idempotence;

@@ -7,7 +7,7 @@ use postern_schemas::permission::{Access, Permission};
 use postern_schemas::store::StoreRef;
 use postern_schemas::{Code, Deliver, Grant, Identifier, Reason};
 
-use crate::access::state::{Observed, Role, RoleFacts, RoleLink};
+use crate::access::state::{Observed, Role, RoleFacts, RoleLink, ledger_of};
 
 /// How far ahead of the target's clock an event's `time` may be.
 pub const MAX_AHEAD: SignedDuration = SignedDuration::from_secs(60);
@@ -180,10 +180,13 @@ pub fn forbidden(facts: &RoleFacts) -> Option<(&RoleLink, &'static str)> {
 
 /// Refuses a role of the person's name that is not ours, and names that PostgreSQL reserves.
 pub fn check_account(seen: &Observed, role_name: &str) -> Result<(), Reason> {
-    if let Some(Role { name, oid, .. }) = seen.foreign_role() {
-        let message = format!(
-            "role {name:?} (OID {oid}) was not made by Postern and is not touched; rename or drop it, or give people other names with role_name"
-        );
+    if let Some(Role { name, oid, comment, .. }) = seen.foreign_role() {
+        let whose = match comment.as_deref().and_then(ledger_of) {
+            Some(other) if other != seen.ledger => format!("belongs to another ledger ({other})"),
+            _ => "was not made by Postern".to_owned(),
+        };
+        let message =
+            format!("role {name:?} (OID {oid}) {whose} and is not touched; rename or drop it, or give people other names with role_name");
         return Err(Reason::new(Code::RoleNotManaged, message).at("data.principal"));
     }
     // PostgreSQL docs, CREATE ROLE: names that begin with pg_, and the words public and none, are reserved.

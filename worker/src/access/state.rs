@@ -328,6 +328,11 @@ impl Observed {
     }
 }
 
+/// The ledger that a role's comment names.
+pub fn ledger_of(comment: &str) -> Option<Uuid> {
+    comment.strip_prefix("postern ")?.split_once(": ")?.0.parse().ok()
+}
+
 /// How the comment of every role of this ledger begins.
 pub fn comment_prefix(ledger: Uuid) -> String {
     format!("postern {ledger}: ")

@@ -54,7 +54,7 @@ async fn claim_forgotten(key: &EventKey, target: &Target, swept: &mut Swept) -> 
 }
 
 async fn repair_people(key: &EventKey, target: &Target, swept: &mut Swept) -> Result<(), Stop> {
-    let (session, ledger) = target.maintenance().await?;
+    let (session, _) = target.maintenance().await?;
     let mut people: BTreeSet<Principal> = sweep::drifted(session.client()).await?.into_iter().collect();
     people.extend(drift::with_forbidden_roles(session.client()).await?);
     drop(session);

@@ -161,7 +161,7 @@ async fn make(client: &Client, ledger: &Ledger, key: &BundleKey) -> Result<Makin
         Statement::plain("becoming the connector", "RESET ROLE"),
     ];
     let answers = batch::run(client, &statements).await?;
-    let oid = answers.iter().flatten().next().map(|row| row.get("role_oid"));
+    let oid = answers.get(3).and_then(|rows| rows.first()).map(|row| row.get("role_oid"));
     let oid = oid.ok_or_else(|| TargetError::Unreadable("no OID of a new role".to_owned()))?;
     Ok(Making { id, key: key.clone(), role, oid })
 }

@@ -97,15 +97,22 @@ async fn look(client: &Client, integration: &Integration, credential: &Credentia
     };
     let facts = facts.first().map(|row| Facts::of(row, admin_role));
     let facts = facts.ok_or_else(|| TargetError::Unreadable("no answer about the connector".to_owned()))?;
+    let mut lost = None;
     let ledger = match &facts.owner {
         // Nobody else may read it.
-        Some(owner) if facts.has_ledger && (owner.inherits || facts.superuser) => ledger::found(client).await?,
+        Some(owner) if facts.has_ledger && (owner.inherits || facts.superuser) => match ledger::found(client).await {
+            Err(TargetError::LostFacts) => {
+                lost = Some(judge::lost_facts(&facts, ledger::lost_identity(client).await?));
+                None
+            }
+            found => found?,
+        },
         _ => None,
     };
 
     let mut items = server::server(&facts, integration, now);
     items.extend(judge::rights(&facts, integration.kind));
-    items.push(judge::ledger(&facts, ledger));
+    items.push(lost.unwrap_or_else(|| judge::ledger(&facts, ledger)));
     let others = ledgers.iter().map(|row| row.get("ledger")).filter(|other: &String| ledger.is_none_or(|(id, _)| *other != id.to_string()));
     items.extend(judge::others(&facts, &others.collect::<Vec<_>>(), ledger.is_some()));
     let roles = rows::roles(of_roles)?;

@@ -61,6 +61,9 @@ pub enum TargetError {
     /// Another worker holds the event's claim.
     #[error("another worker is at this event")]
     Claimed,
+    /// The ledger has lost its row of facts, and with it its identity.
+    #[error("the ledger's row in postern.fact is gone; `postern check` prints the statement that puts it back")]
+    LostFacts,
     /// The ledger holds something that this version cannot read.
     #[error("the ledger holds {0}, which this version cannot read")]
     Unreadable(String),
@@ -106,7 +109,9 @@ impl TargetError {
             // One database of the server is gone, not the server.
             Self::Connect(error) if error.is_no_database() => Disposition::Later,
             Self::Secret(_) | Self::Connect(_) | Self::Busy(_) | Self::Silent(_) | Self::CircuitOpen(_) => Disposition::Unreachable,
-            Self::MissingRight { .. } | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => Disposition::Later,
+            Self::MissingRight { .. } | Self::LostFacts | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => {
+                Disposition::Later
+            }
             Self::Sql { source, .. } => match source.code() {
                 None => Disposition::Unreachable,
                 Some(state) => of_sqlstate(state.code()),

@@ -95,7 +95,15 @@ pub async fn found(client: &Client) -> Result<Option<(Uuid, i32)>, TargetError> 
     }
     let facts = Statement::query("reading the ledger's facts", "SELECT ledger_id, schema_version FROM postern.fact");
     let rows = batch::run(client, &[facts]).await?;
-    Ok(rows.iter().flatten().next().map(|row| (row.get(0), row.get(1))))
+    rows.iter().flatten().next().map(|row| Some((row.get(0), row.get(1)))).ok_or(TargetError::LostFacts)
+}
+
+/// The identity of a ledger that has lost its row of facts, by the comments of the roles that it knows.
+pub async fn lost_identity(client: &Client) -> Result<Option<Uuid>, TargetError> {
+    let sql = "SELECT substring(shobj_description(role_oid, 'pg_authid') FROM '^postern ([0-9a-f-]{36}): ')::uuid AS id, count(*) \
+               FROM (SELECT role_oid FROM postern.account UNION SELECT role_oid FROM postern.bundle) AS known GROUP BY 1 ORDER BY id IS NULL, 2 DESC LIMIT 1";
+    let rows = batch::alone(client, vec![Statement::query("looking for the ledger's identity", sql)]).await?;
+    Ok(rows.iter().flatten().next().and_then(|row| row.get("id")))
 }
 
 /// The ledger as it is, without making it; `None` when there is none.
@@ -152,7 +160,24 @@ async fn migrate_locked(client: &Client, version: i32, connector: &str) -> Resul
     steps.push("RESET ROLE".to_owned());
     let statements: Vec<_> = steps.into_iter().map(|sql| Statement::plain("making the ledger", sql)).collect();
     batch::run(client, &statements).await.map_err(|error| needs_create(error, connector))?;
+    say_others(client).await?;
     found(client).await?.map(|(id, _)| id).ok_or_else(|| TargetError::Unreadable("no facts".to_owned()))
+}
+
+/// A new ledger on a server with roles of another one: perhaps that one was lost.
+async fn say_others(client: &Client) -> Result<(), TargetError> {
+    let sql = "SELECT count(*) FROM pg_shdescription d JOIN pg_roles r ON r.oid = d.objoid, postern.fact \
+               WHERE d.classoid = 'pg_authid'::regclass AND d.description ~ '^postern [0-9a-f-]{36}: ' \
+                 AND NOT starts_with(d.description, 'postern ' || ledger_id || ': ')";
+    let rows = batch::run(client, &[Statement::query("looking for other ledgers", sql)]).await?;
+    let others: i64 = rows.iter().flatten().next().map_or(0, |row| row.get(0));
+    if others > 0 {
+        tracing::warn!(
+            roles = others,
+            "made a new ledger on a server with roles of another one; if that was lost, restore it: see docs/operations.md"
+        );
+    }
+    Ok(())
 }
 
 fn needs_create(error: TargetError, connector: &str) -> TargetError {

@@ -89,7 +89,7 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
     if question.principal.is_some() && account.is_empty() {
         return Err(TargetError::Pruned);
     }
-    let facts = facts.first().ok_or_else(|| TargetError::Unreadable("no facts".to_owned()))?;
+    let facts = facts.first().ok_or_else(|| TargetError::LostFacts)?;
     let principal: Option<String> = account.first().map(|row| row.get("principal"));
     let mut observed = Observed {
         now: facts.get("now"),

@@ -158,6 +158,21 @@ pub(super) fn ledger(facts: &Facts, found: Option<(Uuid, i32)>) -> Item {
     }
 }
 
+/// The ledger's row of facts is gone. `id`: what its roles say that it was.
+pub(super) fn lost_facts(facts: &Facts, id: Option<Uuid>) -> Item {
+    let item = Item::fail("ledger", "its row in postern.fact is gone, and with it the ledger's identity: no event can be carried out")
+        .mend(format!("-- as {}, in database {}", ident(&facts.login), facts.database));
+    match id {
+        Some(id) => item.mend(format!(
+            "INSERT INTO postern.fact (ledger_id, schema_version, pruned_to) VALUES ('{id}', {}, now());",
+            ledger::known_version()
+        )),
+        None => {
+            item.mend("-- no role of the ledger is left to tell who it was: DROP SCHEMA postern CASCADE, the next event makes a new one")
+        }
+    }
+}
+
 /// Other ledgers on the server: roles are cluster-wide, so two can get in each other's way.
 pub(super) fn others(facts: &Facts, others: &[String], found: bool) -> Option<Item> {
     if others.is_empty() || !found && facts.has_ledger {
@@ -168,7 +183,10 @@ pub(super) fn others(facts: &Facts, others: &[String], found: bool) -> Option<It
          who has an account there is refused here (role_not_managed)",
         others.join(", ")
     );
-    Some(Item::warn("other ledgers", message))
+    let restore =
+        "-- if that ledger was lost: restore its schema from a backup, in its database, and run a clean-up; see docs/operations.md";
+    let item = Item::warn("other ledgers", message).mend(restore);
+    Some(item.mend(format!("-- pg_restore --dbname {} --schema postern BACKUP", facts.database)))
 }
 
 /// A role that policy lists. `met`: what is known of it, if it is there.
