@@ -11,6 +11,7 @@ mod forbidden;
 mod grants;
 mod harness;
 mod idempotence;
+mod owned;
 mod races;
 mod revokes;
 mod rights;

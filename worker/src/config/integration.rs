@@ -65,7 +65,7 @@ pub enum OwnedObjects {
     Keep,
     /// They are dropped with it.
     Drop,
-    /// They are given to this role. Refused by this version.
+    /// They are given to this role, unless something of them could run with its rights.
     ReassignTo(Identifier),
 }
 

@@ -194,7 +194,7 @@ fn names_are_checked() {
 
 #[test]
 fn what_this_version_cannot_do_is_refused() {
-    for more in ["replicas = [\"ro.example.com:5432\"]", "connector_rotation_days = 90", "owned_objects = { reassign_to = \"dba\" }"] {
+    for more in ["replicas = [\"ro.example.com:5432\"]", "connector_rotation_days = 90"] {
         let met = mistakes_with(more);
         assert!(met.len() == 1 && met[0].contains("is not available in this version"), "{more}: {met:?}");
     }

@@ -18,9 +18,6 @@ pub(super) fn report(fields: &Fields<'_>, integration: &Value) {
     if text("auth") == Some("iam") {
         refuse("auth", "IAM authentication", "use auth = \"password\"");
     }
-    if integration.get("owned_objects").is_some_and(Value::is_object) {
-        refuse("owned_objects", "reassigning objects", "use \"keep\" or \"drop\"");
-    }
     if text("type") == Some("aws-rds-postgresql") && !fields.has("hostname") && fields.has("instance_id") {
         refuse("instance_id", "finding an instance by its id", "give its endpoint as hostname");
     }

@@ -5,6 +5,7 @@ use postern_schemas::result::{AuditEvent, Blocker, Change};
 use postern_schemas::{Code, Event, EventKey, Outcome, Principal, Reason};
 
 use crate::access::policy::check_account;
+use crate::access::state::Role;
 use crate::access::{Observed, Plan, Rules, cleanup, revoke, rotate};
 use crate::execution::single::{by, expire, finish};
 use crate::execution::wide::{Done, Taken, claim, close, draft, settled, transaction};
@@ -125,15 +126,10 @@ async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept
     let people = sweep::deletable(session.client(), age).await?;
     drop(session);
     for principal in people {
-        let Some(Done { plan, role, .. }) =
-            of_one(&principal, transaction(target, &key.integration, &principal, &by(key), repair).await, swept)?
-        else {
-            continue;
-        };
-        swept.plan.drift.extend(plan.drift);
+        let Some(role) = drift::repair_person(key, target, &principal, swept).await? else { continue };
         let deleted = delete(target, &principal, role.as_ref(), &mut swept.terminated, &mut swept.plan.changes).await;
         let blocked = of_one(&principal, deleted, swept)?.unwrap_or_default();
-        swept.blocked.extend(blocked);
+        swept.blocked.extend(dispose::of_role(blocked, role.as_ref().map_or("", |role| &role.name)));
         keep(key, target).await?;
     }
     Ok(())
@@ -143,7 +139,7 @@ async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept
 async fn delete(
     target: &Target,
     principal: &Principal,
-    role: Option<&crate::access::state::Role>,
+    role: Option<&Role>,
     terminated: &mut u32,
     changes: &mut Vec<Change>,
 ) -> Result<Vec<Blocker>, Stop> {
@@ -191,6 +187,10 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
     }
     let (session, _) = target.maintenance().await?;
     let (ended, _) = sweep::ended_by(session.client(), &key.integration, &by).await?;
+    // What an earlier try did before it was cut off is this event's work too.
+    let missing = ended.iter().map(|grant_id| Change::new("end_grant", grant_id)).filter(|change| !plan.changes.contains(change));
+    let missing: Vec<Change> = missing.collect();
+    plan.changes.extend(missing);
     plan.ended = ended;
     let mut terminated = 0;
     let mut blocked = Vec::new();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use postern_schemas::result::Change;
 use postern_schemas::{EventKey, Principal};
 
+use crate::access::state::Role;
 use crate::execution::Stop;
 use crate::execution::cleanup::{Swept, keep, of_one, repair};
 use crate::execution::single::by;
@@ -59,12 +60,24 @@ async fn repair_people(key: &EventKey, target: &Target, swept: &mut Swept) -> Re
     people.extend(drift::with_forbidden_roles(session.client()).await?);
     drop(session);
     for principal in people {
-        let done = transaction(target, &key.integration, &principal, &by(key), repair).await;
-        if let Some(done) = of_one(&principal, done, swept)? {
-            finish_person(target, done, swept).await?;
-        }
+        repair_person(key, target, &principal, swept).await?;
     }
     Ok(())
+}
+
+/// Brings one person down to what the ledger explains and ends the sessions that lost something by it. Returns the
+/// person's role, if it is ours; `None` where the person has to wait.
+pub(super) async fn repair_person(
+    key: &EventKey,
+    target: &Target,
+    principal: &Principal,
+    swept: &mut Swept,
+) -> Result<Option<Option<Role>>, Stop> {
+    let done = transaction(target, &key.integration, principal, &by(key), repair).await;
+    let Some(done) = of_one(principal, done, swept)? else { return Ok(None) };
+    let role = done.role.clone();
+    finish_person(target, done, swept).await?;
+    Ok(Some(role))
 }
 
 async fn finish_person(target: &Target, done: Done<()>, swept: &mut Swept) -> Result<(), Stop> {

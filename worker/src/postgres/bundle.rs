@@ -272,7 +272,7 @@ pub async fn drop_unneeded(target: &Target) -> Result<(Vec<Change>, Vec<Blocker>
         match retire_and_drop(target, id, oid).await {
             Ok(None) => {}
             Ok(Some(blockers)) if blockers.is_empty() => changes.push(Change::new("drop_bundle", role)),
-            Ok(Some(blockers)) => blocked.extend(blockers),
+            Ok(Some(blockers)) => blocked.extend(dispose::of_role(blockers, &role)),
             Err(error) if error.disposition() == Disposition::Unreachable => return Err(error),
             Err(error) => blocked.push(Blocker { database: None, object: format!("bundle role {role}: {error}") }),
         }

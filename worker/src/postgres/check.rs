@@ -4,6 +4,7 @@ mod databases;
 mod facts;
 mod item;
 mod judge;
+mod reassign;
 mod server;
 
 use jiff::Timestamp;
@@ -115,6 +116,7 @@ async fn look(client: &Client, integration: &Integration, credential: &Credentia
     items.push(lost.unwrap_or_else(|| judge::ledger(&facts, ledger)));
     let others = ledgers.iter().map(|row| row.get("ledger")).filter(|other: &String| ledger.is_none_or(|(id, _)| *other != id.to_string()));
     items.extend(judge::others(&facts, &others.collect::<Vec<_>>(), ledger.is_some()));
+    items.extend(reassign::look(client, integration, &facts).await?);
     let roles = rows::roles(of_roles)?;
     items.extend(integration.policy.roles.iter().map(|name| judge::role(&facts, name.as_str(), roles.get(name))));
     let wanted = Wanted::of(&rules.access, &facts);

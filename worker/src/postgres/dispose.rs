@@ -1,21 +1,25 @@
 //! Roles that are dropped without leaving anything behind, in any database.
 //!
-//! Three steps: as the owner role, hand membership in the role to the connector's login; `DROP OWNED` as the login in
-//! every database that `pg_shdepend` names (as the owner it only warns and revokes nothing); `DROP ROLE` as the owner.
-//! Tried on 14 to 18, with the rights of the bootstrap.
+//! `pg_shdepend` says in which databases the role owns something or was given something, so the cost does not grow with
+//! the databases of the server. Each of them is one transaction: as the owner role, hand membership in the role to the
+//! connector's login; dispose of what it owns; `DROP OWNED` as the login (as the owner it only warns and revokes
+//! nothing); take the membership back. Then `DROP ROLE` as the owner. Tried on 14 to 18, with the rights of the bootstrap.
 
-use std::collections::BTreeMap;
+mod blockers;
+pub mod reassign;
 
-use postern_schemas::Principal;
+use postern_schemas::fields::FromText as _;
 use postern_schemas::result::Blocker;
+use postern_schemas::{Identifier, Principal};
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use crate::access::state::Oid;
 use crate::config::integration::OwnedObjects;
 use crate::postgres::batch::{self, Statement};
-use crate::postgres::bundle::database_name;
-use crate::postgres::ledger::{BEGIN, OWNER};
+use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::ident;
+use crate::postgres::target::Session;
 use crate::postgres::{Target, TargetError};
 
 /// The ledger's row of a role that is dropped. Whoever changes the role's memberships or drops it holds this row: two
@@ -73,8 +77,34 @@ impl Record<'_> {
     }
 }
 
+/// A role on its way out.
+struct Doomed<'a> {
+    oid: Oid,
+    name: String,
+    ledger: &'a Ledger,
+    fate: Fate,
+}
+
+/// What becomes of what the role owns.
+enum Fate {
+    Keep,
+    Drop,
+    Reassign(reassign::Heir),
+}
+
+/// A database in which something is granted to the role or owned by it.
+struct Place {
+    name: String,
+    /// The maintenance database, which stands for what belongs to the whole server.
+    shared: bool,
+    /// It takes connections.
+    open: bool,
+    /// The role owns something.
+    owns: bool,
+}
+
 /// Drops the role of this OID and everything that was granted to it. Returns what keeps it from being dropped: a grant
-/// that came in the meantime among it.
+/// that came in the meantime among it. What it was given is taken away in any case where the connector may.
 pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
     let _alone = target.heavy().await;
     let (mut session, ledger) = target.maintenance().await?;
@@ -82,82 +112,164 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, record: 
         batch::alone(session.client(), vec![record.forget()]).await?;
         return Ok(Vec::new());
     };
-    let blockers = blockers(target, &session, oid, &name, owned).await?;
-    if !blockers.is_empty() {
-        return Ok(blockers);
+    if batch::alone(session.client(), vec![record.needed()]).await?.iter().any(|rows| !rows.is_empty()) {
+        return Ok(vec![asked_again()]);
     }
-    let databases = databases(&session, oid).await?;
-    if !databases.is_empty() {
-        let options = if ledger.has_membership_options() { " WITH INHERIT TRUE, SET TRUE" } else { "" };
-        let client = session.begin();
-        let locked = batch::run(client, &[Statement::plain("beginning a transaction", BEGIN), record.lock(oid)]).await?;
-        if locked.get(1).is_none_or(Vec::is_empty) {
-            batch::run(client, &[Statement::plain("rolling back", "ROLLBACK")]).await?;
-            session.ended();
-            return Ok(Vec::new());
-        }
-        let hand_over = [
-            Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
-            Statement::plain("joining a role to be dropped", format!("GRANT {} TO SESSION_USER{options}", ident(&name))),
-            Statement::plain("committing", "COMMIT"),
-        ];
-        batch::run(client, &hand_over).await?;
-        session.ended();
+    let mut blocked = blockers::of_the_server(session.client(), oid, &name).await?;
+    if !blocked.is_empty() {
+        return Ok(blocked);
     }
-    for database in databases {
-        let Some(database) = database_name(session.client(), database).await? else { continue };
-        let mut there = target.session(&database).await?;
-        let drop_owned = [
-            Statement::plain("beginning a transaction", BEGIN),
-            Statement::plain("dropping what a role was given", format!("DROP OWNED BY {}", ident(&name))),
-            Statement::plain("committing", "COMMIT"),
-        ];
-        match batch::run(there.begin(), &drop_owned).await {
-            Ok(_) => there.ended(),
-            // 2BP01: something else depends on what it owns.
-            Err(error) if error.sqlstate() == Some("2BP01") => {
-                let object = format!("objects of {name} that others depend on: {error}");
-                return Ok(vec![Blocker { database: Some(database.to_string()), object }]);
+    let places = places(&session, oid).await?;
+    let fate = match owned {
+        OwnedObjects::Keep => Fate::Keep,
+        OwnedObjects::Drop => Fate::Drop,
+        OwnedObjects::ReassignTo(_) if !places.iter().any(|place| place.owns) => Fate::Keep,
+        OwnedObjects::ReassignTo(heir) => match reassign::Heir::find(session.client(), &ledger, heir, true).await? {
+            Ok(heir) => Fate::Reassign(heir),
+            Err(unfit) => {
+                // What it owns is named too: it stays.
+                blocked.push(Blocker { database: None, object: unfit.why });
+                Fate::Keep
             }
-            Err(error) => return Err(error),
-        }
+        },
+    };
+    let doomed = Doomed { oid, name, ledger: &ledger, fate };
+    for place in &places {
+        blocked.extend(visit(target, place, &doomed).await?);
     }
-    match drop_last(&mut session, &name, oid, record).await {
+    if !blocked.is_empty() {
+        return Ok(blocked);
+    }
+    match drop_last(&mut session, &doomed.name, oid, record).await {
         // Something is left that the connector may not take back: name it.
-        Err(error) if error.sqlstate() == Some("2BP01") => left(target, oid).await,
+        Err(error) if error.sqlstate() == Some("2BP01") => left(target, &mut session, oid).await,
+        // Somebody holds the role: a prepared transaction does so until it is ended.
+        Err(error) if error.is_lock_timeout() => held(&session, oid, error).await,
         done => done,
     }
 }
 
-/// What is still granted to the role or owned by it, by database and identity.
-async fn left(target: &Target, oid: Oid) -> Result<Vec<Blocker>, TargetError> {
-    let (session, _) = target.maintenance().await?;
-    let sql = "SELECT dbid, classid, objid, deptype::text FROM pg_catalog.pg_shdepend \
-               WHERE refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND refobjid = $1 AND deptype IN ('o', 'a', 'i', 'r') ORDER BY 1, 2, 3";
-    let rows = batch::alone(session.client(), vec![Statement::query("looking for what is left", sql).bind(oid, Type::OID)]).await?;
-    let mut blockers = Vec::new();
-    for (kind, what) in [("o", ""), ("a", "privileges on "), ("i", "initial privileges on "), ("r", "")] {
-        let of_kind = rows.iter().flatten().filter(|row| row.get::<_, &str>("deptype") == kind);
-        for (database, (classes, objects)) in by_database(of_kind) {
-            let described = describe(target, &session, database, classes, objects).await?;
-            blockers.extend(described.into_iter().map(|b| Blocker { object: format!("{what}{}", b.object), ..b }));
+/// Disposes of the role in one database. What it was given is gone afterwards, unless something is in the way.
+async fn visit(target: &Target, place: &Place, doomed: &Doomed<'_>) -> Result<Vec<Blocker>, TargetError> {
+    let mut there = match enter(target, place, &doomed.name).await? {
+        Ok(there) => there,
+        Err(blocker) => return Ok(vec![blocker]),
+    };
+    let named = |objects: Vec<String>| -> Vec<Blocker> {
+        objects.into_iter().map(|object| Blocker { database: Some(place.name.clone()), object }).collect()
+    };
+    let done = empty(there.begin(), place, doomed).await;
+    let end = if matches!(&done, Ok(blocked) if blocked.is_empty()) { "COMMIT" } else { "ROLLBACK" };
+    batch::run(there.client(), &[Statement::plain("ending the transaction", end)]).await?;
+    there.ended();
+    let error = match done {
+        Ok(blocked) => return Ok(named(blocked)),
+        Err(error) => error,
+    };
+    match (error.sqlstate(), &doomed.fate) {
+        // Something of others depends on what it owns.
+        (Some("2BP01"), _) => {
+            let mut found = blockers::dependents(there.client(), doomed.oid).await?;
+            if found.is_empty() {
+                found.push(error.to_string());
+            }
+            Ok(named(found))
         }
+        (Some("42501"), Fate::Reassign(heir)) => {
+            Ok(named(vec![format!("objects of {:?} cannot become those of {:?}: {error}", doomed.name, heir.name())]))
+        }
+        (Some("55P03"), _) => held(&there, doomed.oid, error).await,
+        _ => Err(error),
     }
-    Ok(blockers)
 }
 
-/// Objects as class and OID, by the database they are in.
-fn by_database<'a>(rows: impl Iterator<Item = &'a tokio_postgres::Row>) -> BTreeMap<Oid, (Vec<Oid>, Vec<Oid>)> {
-    let mut by_database: BTreeMap<Oid, (Vec<Oid>, Vec<Oid>)> = BTreeMap::new();
-    for row in rows {
-        let (classes, objects) = by_database.entry(row.get("dbid")).or_default();
-        classes.push(row.get("classid"));
-        objects.push(row.get("objid"));
+/// A session with the database, or why there can be none.
+async fn enter(target: &Target, place: &Place, role: &str) -> Result<Result<Session, Blocker>, TargetError> {
+    let blocker =
+        |why: &str| Blocker { database: Some(place.name.clone()), object: format!("what {role:?} owns or was given there: {why}") };
+    let Ok(name) = Identifier::from_text(&place.name) else {
+        return Err(TargetError::Unreadable(format!("a database called {:?}", place.name)));
+    };
+    if !place.open {
+        return Ok(Err(blocker("the database takes no connections")));
     }
-    by_database
+    match target.session(&name).await {
+        Ok(there) => Ok(Ok(there)),
+        Err(error) if error.sqlstate() == Some("42501") => Ok(Err(blocker("the connector may not connect to the database"))),
+        Err(error) => Err(error),
+    }
 }
 
-async fn drop_last(session: &mut super::target::Session, name: &str, oid: Oid, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
+/// The transaction in one database but for its end: commit it if nothing is returned.
+async fn empty(client: &Client, place: &Place, doomed: &Doomed<'_>) -> Result<Vec<String>, TargetError> {
+    let mut statements = vec![Statement::plain("beginning a transaction", BEGIN)];
+    statements.extend(join(doomed));
+    batch::run(client, &statements).await?;
+    let found = match &doomed.fate {
+        Fate::Keep => blockers::owned(client, doomed.oid, place.shared).await?,
+        Fate::Drop => Vec::new(),
+        Fate::Reassign(heir) => heir.take_over(client, doomed.ledger, &doomed.name).await?,
+    };
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let mut statements = vec![Statement::plain("dropping what a role was given", format!("DROP OWNED BY {}", ident(&doomed.name)))];
+    statements.extend(leave(doomed));
+    batch::run(client, &statements).await?;
+    Ok(Vec::new())
+}
+
+/// Membership in the role for the connector's login, inside a transaction that ends with [`leave`]: nobody ever sees it.
+fn join(doomed: &Doomed<'_>) -> [Statement; 3] {
+    let options = if doomed.ledger.has_membership_options() { " WITH INHERIT TRUE, SET TRUE" } else { "" };
+    as_owner("joining a role to be dropped", format!("GRANT {} TO SESSION_USER{options}", ident(&doomed.name)))
+}
+
+fn leave(doomed: &Doomed<'_>) -> [Statement; 3] {
+    as_owner("leaving a role to be dropped", format!("REVOKE {} FROM SESSION_USER", ident(&doomed.name)))
+}
+
+fn as_owner(doing: &'static str, sql: String) -> [Statement; 3] {
+    [
+        Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+        Statement::plain(doing, sql),
+        Statement::plain("becoming the connector", "RESET ROLE"),
+    ]
+}
+
+/// What is still granted to the role or owned by it, by database and identity.
+async fn left(target: &Target, session: &mut Session, oid: Oid) -> Result<Vec<Blocker>, TargetError> {
+    batch::run(session.client(), &[Statement::plain("rolling back", "ROLLBACK")]).await?;
+    session.ended();
+    let version = target.maintenance().await?.1.version;
+    let mut blocked = Vec::new();
+    for place in places(session, oid).await? {
+        let Ok(there) = enter(target, &place, "the role").await? else { continue };
+        let found = blockers::left(there.client(), oid, place.shared, version).await?;
+        blocked.extend(found.into_iter().map(|object| Blocker { database: Some(place.name.clone()), object }));
+    }
+    Ok(blocked)
+}
+
+/// Prepared transactions that hold what somebody waited for in vain; `error` if it was somebody who will go away.
+async fn held(session: &Session, oid: Oid, error: TargetError) -> Result<Vec<Blocker>, TargetError> {
+    if session.is_open() {
+        batch::run(session.client(), &[Statement::plain("rolling back", "ROLLBACK")]).await?;
+    }
+    let found = blockers::holders(session.client(), oid).await?;
+    if found.is_empty() { Err(error) } else { Ok(found) }
+}
+
+/// The same with the role's name, for a result about several.
+pub fn of_role(blockers: Vec<Blocker>, role: &str) -> Vec<Blocker> {
+    blockers.into_iter().map(|b| Blocker { object: format!("{} (of role {role:?})", b.object), ..b }).collect()
+}
+
+fn asked_again() -> Blocker {
+    Blocker { database: None, object: "a grant that was asked in the meantime".to_owned() }
+}
+
+async fn drop_last(session: &mut Session, name: &str, oid: Oid, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
     let client = session.begin();
     let statements = [Statement::plain("beginning a transaction", BEGIN), record.lock(oid), record.needed()];
     let answers = batch::run(client, &statements).await?;
@@ -166,8 +278,7 @@ async fn drop_last(session: &mut super::target::Session, name: &str, oid: Oid, r
     if !there || needed {
         batch::run(client, &[Statement::plain("rolling back", "ROLLBACK")]).await?;
         session.ended();
-        let later = Blocker { database: None, object: "a grant that was asked in the meantime".to_owned() };
-        return Ok(if needed { vec![later] } else { Vec::new() });
+        return Ok(if needed { vec![asked_again()] } else { Vec::new() });
     }
     let statements = [
         Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
@@ -181,7 +292,7 @@ async fn drop_last(session: &mut super::target::Session, name: &str, oid: Oid, r
     Ok(Vec::new())
 }
 
-async fn role_name(session: &super::target::Session, oid: Oid) -> Result<Option<String>, TargetError> {
+async fn role_name(session: &Session, oid: Oid) -> Result<Option<String>, TargetError> {
     let sql = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1";
     let rows = batch::alone(session.client(), vec![Statement::query("naming the role", sql).bind(oid, Type::OID)]).await?;
     Ok(rows.iter().flatten().next().map(|row| row.get(0)))
@@ -189,83 +300,22 @@ async fn role_name(session: &super::target::Session, oid: Oid) -> Result<Option<
 
 /// Databases in which something is granted to the role or owned by it. What belongs to the whole server, such as
 /// privileges on a database, is dropped from any of them: the maintenance database stands for it.
-async fn databases(session: &super::target::Session, oid: Oid) -> Result<Vec<Oid>, TargetError> {
-    let sql = "SELECT DISTINCT CASE d.dbid WHEN 0 THEN m.oid ELSE d.dbid END AS database \
-               FROM pg_catalog.pg_shdepend d, pg_catalog.pg_database m \
-               WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.refobjid = $1 AND m.datname = pg_catalog.current_database() \
-               AND d.classid <> 'pg_catalog.pg_auth_members'::pg_catalog.regclass ORDER BY 1";
+async fn places(session: &Session, oid: Oid) -> Result<Vec<Place>, TargetError> {
+    let sql = format!(
+        "SELECT p.datname::text AS name, p.datname = current_database() AS shared, p.datallowconn AS open, bool_or({OWNS}) AS owns \
+         FROM pg_shdepend d JOIN pg_database p ON p.oid = d.dbid OR d.dbid = 0 AND p.datname = current_database() \
+         WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 GROUP BY p.oid, p.datname, p.datallowconn ORDER BY 1"
+    );
     let rows = batch::alone(session.client(), vec![Statement::query("finding a role's databases", sql).bind(oid, Type::OID)]).await?;
-    Ok(rows.iter().flatten().map(|row| row.get("database")).collect())
-}
-
-/// What the role owns, unless policy says that it goes too, and what no statement of ours can undo.
-async fn blockers(
-    target: &Target,
-    session: &super::target::Session,
-    oid: Oid,
-    name: &str,
-    owned: &OwnedObjects,
-) -> Result<Vec<Blocker>, TargetError> {
-    let prepared = Statement::query(
-        "looking for prepared transactions",
-        "SELECT gid, database::text FROM pg_catalog.pg_prepared_xacts WHERE owner = $1 ORDER BY prepared",
-    )
-    .bind(name.to_owned(), Type::NAME);
-    let iam = Statement::query(
-        "looking for rds_iam",
-        "SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.rolname = 'rds_iam' AND pg_catalog.pg_has_role($1, r.oid, 'MEMBER')",
-    )
-    .bind(oid, Type::OID);
-    let owning = Statement::query(
-        "looking for owned objects",
-        "SELECT dbid, classid, objid FROM pg_catalog.pg_shdepend \
-         WHERE refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND refobjid = $1 AND deptype = 'o' ORDER BY 1, 2, 3",
-    )
-    .bind(oid, Type::OID);
-    let answers = batch::alone(session.client(), vec![prepared, iam, owning]).await?;
-    let mut answers = answers.into_iter();
-    let mut next = || answers.next().unwrap_or_default();
-    let mut blockers: Vec<Blocker> = next()
-        .iter()
-        .map(|row| Blocker {
-            database: Some(row.get("database")),
-            object: format!("prepared transaction {:?}", row.get::<_, String>("gid")),
-        })
-        .collect();
-    // A connector that joins a role inside rds_iam loses its own password login.
-    blockers.extend(next().iter().map(|_| Blocker { database: None, object: "membership in rds_iam".to_owned() }));
-    if *owned == OwnedObjects::Drop {
-        return Ok(blockers);
-    }
-    for (database, (classes, objects)) in by_database(next().iter()) {
-        blockers.extend(describe(target, session, database, classes, objects).await?);
-    }
-    Ok(blockers)
-}
-
-/// Names objects as PostgreSQL does, in the database they are in.
-async fn describe(
-    target: &Target,
-    session: &super::target::Session,
-    database: Oid,
-    classes: Vec<Oid>,
-    objects: Vec<Oid>,
-) -> Result<Vec<Blocker>, TargetError> {
-    let statement = Statement::query(
-        "describing owned objects",
-        "SELECT coalesce(pg_catalog.pg_describe_object(c, o, 0), 'object ' || o) AS object FROM unnest($1::oid[], $2::oid[]) AS x (c, o) ORDER BY 1",
-    )
-    .bind(classes, Type::OID_ARRAY)
-    .bind(objects, Type::OID_ARRAY);
-    if database == 0 {
-        let rows = batch::alone(session.client(), vec![statement]).await?;
-        return Ok(rows.iter().flatten().map(|row| Blocker { database: None, object: row.get("object") }).collect());
-    }
-    let Some(name) = database_name(session.client(), database).await? else {
-        let object = format!("objects in a database (OID {database}) that takes no connections");
-        return Ok(vec![Blocker { database: None, object }]);
+    let place = |row: &tokio_postgres::Row| Place {
+        name: row.get("name"),
+        shared: row.get("shared"),
+        open: row.get("open"),
+        owns: row.get("owns"),
     };
-    let there = target.session(&name).await?;
-    let rows = batch::alone(there.client(), vec![statement]).await?;
-    Ok(rows.iter().flatten().map(|row| Blocker { database: Some(name.to_string()), object: row.get("object") }).collect())
+    Ok(rows.iter().flatten().map(place).collect())
 }
+
+/// Whether a row `d` of `pg_shdepend` is of something that outlives its owner: default privileges and user mappings
+/// are the role's own settings and mean nothing without it.
+const OWNS: &str = "d.deptype = 'o' AND d.classid <> 'pg_default_acl'::regclass AND d.classid <> 'pg_user_mapping'::regclass";

@@ -240,4 +240,9 @@ impl Session {
     pub fn ended(&mut self) {
         self.connection.clean = true;
     }
+
+    /// Whether a transaction was begun that nobody ended.
+    pub fn is_open(&self) -> bool {
+        !self.connection.clean
+    }
 }
