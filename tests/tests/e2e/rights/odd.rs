@@ -19,6 +19,10 @@ async fn many_objects_and_odd_names_are_mended_by_few_statements() -> Result<()>
     // Made after the bootstrap by somebody whose default privileges say nothing.
     stage.pg.create_database(ODD, "CREATE SCHEMA before").await?;
     let superuser = stage.pg.superuser(ODD).await?;
+    for kind in ["TABLES", "SEQUENCES", "ROUTINES", "SCHEMAS"] {
+        let sql = format!("ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM {}", stage.pg.platform().admin_role());
+        superuser.batch_execute(&sql).await?;
+    }
     superuser
         .batch_execute(
             "CREATE ROLE \"O'Neil $$ \"\"x\"\"\";
