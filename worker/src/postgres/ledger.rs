@@ -100,8 +100,9 @@ pub async fn found(client: &Client) -> Result<Option<(Uuid, i32)>, TargetError> 
 
 /// The identity of a ledger that has lost its row of facts, by the comments of the roles that it knows.
 pub async fn lost_identity(client: &Client) -> Result<Option<Uuid>, TargetError> {
-    let sql = "SELECT substring(shobj_description(role_oid, 'pg_authid') FROM '^postern ([0-9a-f-]{36}): ')::uuid AS id, count(*) \
-               FROM (SELECT role_oid FROM postern.account UNION SELECT role_oid FROM postern.bundle) AS known GROUP BY 1 ORDER BY id IS NULL, 2 DESC LIMIT 1";
+    let sql = "SELECT id FROM (SELECT substring(shobj_description(role_oid, 'pg_authid') FROM '^postern ([0-9a-f-]{36}): ')::uuid AS id \
+                               FROM (SELECT role_oid FROM postern.account UNION SELECT role_oid FROM postern.bundle) AS known) AS named \
+               WHERE id IS NOT NULL GROUP BY id ORDER BY count(*) DESC LIMIT 1";
     let rows = batch::alone(client, vec![Statement::query("looking for the ledger's identity", sql)]).await?;
     Ok(rows.iter().flatten().next().and_then(|row| row.get("id")))
 }
