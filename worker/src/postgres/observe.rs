@@ -189,9 +189,9 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
                 "SELECT r.oid, r.rolname::text AS name, shobj_description(r.oid, 'pg_authid') AS comment, r.rolcanlogin AS can_login, \
                         CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END AS valid_until, {}, \
                         coalesce(shobj_description(r.oid, 'pg_authid') = postern.role_mark(r.oid, 'person', {PERSON}), false) AS sealed \
-                 FROM pg_roles r LEFT JOIN postern.account a ON a.principal = {PERSON} \
-                 WHERE r.oid = a.role_oid OR r.rolname = $4 ORDER BY r.oid IS NOT DISTINCT FROM a.role_oid DESC LIMIT 1",
-                attributes(ledger)
+                 FROM pg_roles r WHERE r.oid = {}",
+                attributes(ledger),
+                role_oid()
             ),
         )
         .text(question.role_name),
@@ -228,6 +228,14 @@ pub fn attributes(ledger: &Ledger) -> String {
     )
 }
 
+/// The OID of the person's role: the account's or, if there is none any more, that of the name ($4) it would get.
+fn role_oid() -> String {
+    format!(
+        "coalesce((SELECT k.oid FROM pg_roles k JOIN postern.account a ON k.oid = a.role_oid WHERE a.principal = {PERSON}), \
+                  (SELECT k.oid FROM pg_roles k WHERE k.rolname = $4))"
+    )
+}
+
 fn memberships(ledger: &Ledger) -> String {
     // Up to 15 CREATEROLE takes back any membership but a superuser's, whoever gave it. From 16 on it takes the
     // rights of the grantor, who has to be named.
@@ -244,8 +252,8 @@ fn memberships(ledger: &Ledger) -> String {
     format!(
         "SELECT DISTINCT r.rolname::text AS role, {grantor} AS grantor, {revocable} AS revocable \
          FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid LEFT JOIN pg_roles g ON g.oid = m.grantor \
-         WHERE m.member = (SELECT r.oid FROM pg_roles r LEFT JOIN postern.account a ON a.principal = {PERSON} \
-                           WHERE r.oid = a.role_oid OR r.rolname = $4 ORDER BY r.oid IS NOT DISTINCT FROM a.role_oid DESC LIMIT 1) ORDER BY 1, 2"
+         WHERE m.member = {} ORDER BY 1, 2",
+        role_oid()
     )
 }
 
