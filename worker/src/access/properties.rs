@@ -42,7 +42,7 @@ fn history() -> impl Strategy<Value = Vec<Ask>> {
 /// What somebody may do to a role by hand.
 fn hand() -> impl Strategy<Value = Hand> {
     let member_of = prop::collection::vec(prop::sample::select(vec!["hers", "reporting", FORBIDDEN_ROLE]), 0..3);
-    (any::<bool>(), member_of, any::<bool>(), prop::option::of(prop::option::of(NOW - 50..NOW + 200)), any::<bool>()).prop_map(
+    (any::<bool>(), member_of, any::<bool>(), prop::option::of(NOW - 50..NOW + 200), any::<bool>()).prop_map(
         |(login, joins, leaves, until, createrole)| Hand {
             login,
             joins: joins.into_iter().map(ToOwned::to_owned).collect(),

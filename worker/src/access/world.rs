@@ -49,7 +49,8 @@ pub(super) struct Hand {
     pub(super) joins: Vec<String>,
     /// Loses one membership.
     pub(super) leaves: bool,
-    pub(super) until: Option<Option<i64>>,
+    /// The new VALID UNTIL; `None` is infinity.
+    pub(super) until: Option<i64>,
     pub(super) createrole: bool,
 }
 
@@ -284,7 +285,7 @@ impl World {
     pub(super) fn tamper(&mut self, hand: &Hand) {
         let Some(role) = &mut self.role else { return };
         role.can_login = hand.login;
-        role.valid_until = hand.until.map_or(role.valid_until, |until| until.map(at));
+        role.valid_until = hand.until.map(at);
         role.added = if hand.createrole { vec!["CREATEROLE".to_owned()] } else { Vec::new() };
         if hand.leaves {
             self.member_of.pop_first();
