@@ -11,12 +11,14 @@ mod forbidden;
 mod grants;
 mod harness;
 mod idempotence;
+mod many_databases;
 mod owned;
 mod races;
 mod revokes;
 mod rights;
 mod secret_file;
 mod servers;
+mod shapes;
 mod time;
 mod tls;
 

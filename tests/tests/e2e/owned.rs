@@ -190,7 +190,10 @@ async fn nothing_is_given_to_a_role_with_powers_or_without_a_person_to_answer_fo
     let admin_role = postern_tests::postgres::Version::under_test()?.platform().admin_role();
     let heirs = ["root", "through", admin_role, "server_admin", "maker", "nobody", "kim", "postern_owner", CONNECTOR, "pg_write_all_data"];
     let stage = heirs.iter().enumerate().fold(Stage::builder(), |stage, (index, heir)| {
-        stage.integration(&format!("to-{index}"), &format!("owned_objects = {{ reassign_to = '{heir}' }}"))
+        stage.integration(
+            &format!("to-{index}"),
+            &format!("owned_objects = {{ reassign_to = '{heir}' }}\n[policy]\naccess = ['read_only', 'admin']"),
+        )
     });
     let mut stage = stage.start().await?;
     let superuser = stage.pg.superuser("orders").await?;
