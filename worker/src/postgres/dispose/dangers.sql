@@ -52,7 +52,7 @@ harmless AS (
       p.provolatile = 'i' OR p.provolatile = 's' AND p.proname !~ '_to_xml'
       OR p.proname IN ('nextval', 'currval', 'random', 'random_normal', 'clock_timestamp', 'timeofday', 'gen_random_uuid', 'uuidv4', 'uuidv7'))
   UNION SELECT p.oid FROM pg_proc p JOIN pg_roles o ON o.oid = p.proowner JOIN pg_language l ON l.oid = p.prolang
-    WHERE o.rolsuper AND l.lanname = 'c' AND (p.provolatile = 'i' OR EXISTS (
+    WHERE o.rolsuper AND l.lanname IN ('c', 'internal') AND (p.provolatile = 'i' OR EXISTS (
       SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
         AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'uuid-ossp'))),
 -- Object, and what is wrong with it.
@@ -82,7 +82,7 @@ danger (object, why) AS (
       AND CASE WHEN has_table_privilege('public', d.refobjid, 'SELECT') THEN has_table_privilege(heir.oid, d.refobjid, 'INSERT, UPDATE, DELETE')
                ELSE has_any_column_privilege(heir.oid, d.refobjid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(heir.oid, d.refobjid, 'DELETE') END
   -- Who may make triggers on a table makes its owner run them: foreign keys act as the owner.
-  UNION SELECT format('TRIGGER on %s for %s', pg_describe_object('pg_class'::regclass, r.oid, 0), coalesce(format('%I', g.rolname), 'PUBLIC')),
+  UNION SELECT format('TRIGGER on %s for %s', pg_describe_object('pg_class'::regclass, r.oid, 0), coalesce(quote_ident(g.rolname), 'PUBLIC')),
       'would let others run functions as'
     FROM relation r JOIN heir ON true CROSS JOIN LATERAL aclexplode(r.relacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee
     WHERE r.moved AND a.privilege_type = 'TRIGGER' AND a.grantee <> heir.oid
