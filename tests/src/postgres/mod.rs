@@ -1,6 +1,7 @@
 //! A PostgreSQL cluster of its own that imitates a managed service: the test's superuser stays outside the story, the
 //! account that a customer gets is `server_admin`, and Postern works as the account that the shipped bootstrap makes.
 
+mod replica;
 mod server;
 mod template;
 mod tls;

@@ -27,6 +27,14 @@ pub(super) fn command(program: &Path) -> Result<Command> {
     Ok(command)
 }
 
+/// Makes a file the server's own.
+pub(super) fn give_away(path: &Path) -> Result<()> {
+    if let Some((user, group)) = process::unprivileged_user()? {
+        std::os::unix::fs::chown(path, Some(user), Some(group))?;
+    }
+    Ok(())
+}
+
 /// A server and where it is found. Everything it needs is in a scratch directory: `data`, its socket, `postgres.log`.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -42,9 +50,7 @@ impl Server {
         let scratch = Scratch::new(&format!("pg{version}"))?;
         let sockets = scratch.join("socket");
         fs::create_dir(&sockets)?;
-        if let Some((user, group)) = process::unprivileged_user()? {
-            std::os::unix::fs::chown(&sockets, Some(user), Some(group))?;
-        }
+        give_away(&sockets)?;
         let port = process::free_port()?;
         Ok(Self { scratch, port, binary: version.bin_dir()?.join("postgres"), child: None })
     }

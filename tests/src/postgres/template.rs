@@ -70,9 +70,7 @@ async fn make(version: Version, platform: Platform, template: &Path) -> Result<(
     let mut server = Server::new(version)?;
     let data = server.data();
     fs::create_dir(&data)?;
-    if let Some((user, group)) = crate::process::unprivileged_user()? {
-        std::os::unix::fs::chown(&data, Some(user), Some(group))?;
-    }
+    server::give_away(&data)?;
     let output = server::command(&version.bin_dir()?.join("initdb"))?
         .arg("-D")
         .arg(&data)

@@ -129,6 +129,13 @@ impl Builder {
     }
 }
 
+/// `toml` laid over a configuration.
+pub(super) fn over(config: &str, toml: &str) -> Result<String> {
+    let mut whole: Table = config.parse()?;
+    merge(&mut whole, toml.parse().context("the stage's configuration")?);
+    Ok(toml::to_string(&whole)?)
+}
+
 fn broker_table(amqp_url: &str, prefix: &str) -> Table {
     Table::from_iter([("url".to_owned(), amqp_url.into()), ("prefix".to_owned(), prefix.into())])
 }

@@ -87,6 +87,14 @@ impl Stage {
         &self.config_file
     }
 
+    /// Lays TOML over the configuration of the workers that start from now on, for what is only known once the cluster
+    /// runs.
+    pub fn configure(&mut self, toml: &str) -> Result<()> {
+        self.config = builder::over(&self.config, toml)?;
+        std::fs::write(&self.config_file, &self.config)?;
+        Ok(())
+    }
+
     /// A directory for the test's own files.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch

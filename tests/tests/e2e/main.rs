@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cli;
+mod conditions;
 mod connector;
 mod deploy;
 mod drift;
@@ -11,9 +12,12 @@ mod forbidden;
 mod grants;
 mod harness;
 mod idempotence;
+mod language;
 mod many_databases;
 mod owned;
+mod pgbouncer;
 mod races;
+mod replicas;
 mod revokes;
 mod rights;
 mod secret_file;

@@ -18,7 +18,7 @@ use crate::access::state::{BundleKey, Ending, GrantRow, Observed, roles_of, scop
 pub fn plan(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules: &Rules) -> Decision {
     match judge(grant, asked, role_name, seen, rules) {
         Ok(Verdict::Open) => open(grant, asked, role_name, seen, rules),
-        Ok(Verdict::Again) => again(grant, role_name, seen),
+        Ok(Verdict::Again) => again(grant, role_name, seen, rules),
         Ok(Verdict::Over(ending, reason)) => over(grant, asked, ending, reason, role_name, seen),
         Ok(Verdict::Superseded(reason)) => Decision::Do(Plan::settled(Outcome::Superseded, reason)),
         Err(reason) => Decision::Do(Plan::rejected(reason)),
@@ -187,7 +187,9 @@ fn open(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules
 
     let mut plan = Plan { warnings: warnings.into_iter().collect(), ..Plan::default() };
     plan.changes.push(Change::new(if current(grant, seen).is_some() { "replace_grant" } else { "open_grant" }, grant.grant_id.as_str()));
-    if let Err(keys) = reconcile(seen, &Goal { grants, restore: true, password }, role_name, &mut plan) {
+    if let Err(keys) =
+        reconcile(seen, &Goal { grants, restore: true, password, connection_limit: rules.connection_limit }, role_name, &mut plan)
+    {
         return Decision::Ensure(keys);
     }
     finish_credential(&grant.principal, &grant.credential, password, asked, seen, &mut plan);
@@ -198,9 +200,9 @@ fn open(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules
 }
 
 /// The same revision under another event: a new grant event for the person, so what was lost is restored.
-fn again(grant: &Grant, role_name: &str, seen: &Observed) -> Decision {
+fn again(grant: &Grant, role_name: &str, seen: &Observed, rules: &Rules) -> Decision {
     let mut plan = Plan::default();
-    let goal = Goal { grants: seen.in_force().collect(), restore: true, password: false };
+    let goal = Goal { grants: seen.in_force().collect(), restore: true, password: false, connection_limit: rules.connection_limit };
     if let Err(keys) = reconcile(seen, &goal, role_name, &mut plan) {
         return Decision::Ensure(keys);
     }

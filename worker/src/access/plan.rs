@@ -63,6 +63,8 @@ pub enum Step {
         valid_until: Option<Timestamp>,
         /// Whether it gets the password that was drawn.
         password: bool,
+        /// CONNECTION LIMIT; `None`: none.
+        connection_limit: Option<u32>,
         /// Whom it is for; stands in the comment that marks it as ours.
         whom: String,
     },
@@ -74,6 +76,8 @@ pub enum Step {
         login: Option<bool>,
         /// New VALID UNTIL; `Some(None)` is infinity.
         valid_until: Option<Option<Timestamp>>,
+        /// New CONNECTION LIMIT.
+        connection_limit: Option<u32>,
         /// Whether it gets the password that was drawn.
         password: bool,
         /// Attributes that it loses, such as `CREATEROLE`.

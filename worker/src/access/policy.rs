@@ -29,6 +29,8 @@ pub struct Rules {
     pub max_event_age: SignedDuration,
     /// A password older than this is replaced at the next request that delivers one.
     pub credential_rotation: Option<SignedDuration>,
+    /// The most sessions a person may have at once.
+    pub connection_limit: Option<u32>,
 }
 
 /// Databases of the platforms themselves: Azure Database for PostgreSQL, Amazon RDS, Google Cloud SQL.

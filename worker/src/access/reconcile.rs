@@ -23,6 +23,8 @@ pub struct Goal<'a> {
     pub restore: bool,
     /// Whether the role gets a new password.
     pub password: bool,
+    /// The most sessions the person may have at once, where a grant event says so.
+    pub connection_limit: Option<u32>,
 }
 
 /// Adds to `plan` what brings role and memberships to the goal. `role_name` is the name that a new role gets.
@@ -47,6 +49,7 @@ pub fn reconcile(seen: &Observed, goal: &Goal<'_>, role_name: &str, plan: &mut P
                 valid_until,
                 password: goal.password,
                 whom: seen.principal.as_ref().map(ToString::to_string).unwrap_or_default(),
+                connection_limit: goal.connection_limit,
             });
             if let Some(principal) = &seen.principal {
                 plan.steps.push(Step::ClaimRole { principal: principal.clone(), role: name.clone() });
@@ -103,11 +106,12 @@ fn alter(role: &Role, goal: &Goal<'_>, opens: bool, valid_until: Option<Timestam
     for attribute in &role.added {
         plan.changes.push(Change::new("remove_attribute", format!("{}: {attribute}", role.name)));
     }
-    if login.is_none() && valid_until.is_none() && !goal.password && role.added.is_empty() {
+    let connection_limit = goal.connection_limit.filter(|limit| i64::from(role.connection_limit) != i64::from(*limit));
+    if login.is_none() && valid_until.is_none() && connection_limit.is_none() && !goal.password && role.added.is_empty() {
         return;
     }
     let without = role.added.clone();
-    plan.steps.push(Step::AlterRole { name: role.name.clone(), login, valid_until, password: goal.password, without });
+    plan.steps.push(Step::AlterRole { name: role.name.clone(), login, valid_until, connection_limit, password: goal.password, without });
     match login {
         Some(true) => plan.changes.push(Change::new("enable_login", &role.name)),
         Some(false) => {
@@ -118,6 +122,9 @@ fn alter(role: &Role, goal: &Goal<'_>, opens: bool, valid_until: Option<Timestam
     }
     if valid_until.is_some() {
         plan.changes.push(Change::new("set_valid_until", &role.name));
+    }
+    if connection_limit.is_some() {
+        plan.changes.push(Change::new("set_connection_limit", &role.name));
     }
     if goal.password {
         plan.changes.push(Change::new("set_password", &role.name));

@@ -21,7 +21,14 @@ pub fn person(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen
     let Some(role) = seen.our_role() else { return Decision::Do(Plan::rejected(no_account(request))) };
     let mut plan = Plan { role: Some(role.name.clone()), ..Plan::default() };
     claim(seen, &mut plan);
-    plan.steps.push(Step::AlterRole { name: role.name.clone(), login: None, valid_until: None, password: true, without: Vec::new() });
+    plan.steps.push(Step::AlterRole {
+        name: role.name.clone(),
+        login: None,
+        valid_until: None,
+        connection_limit: None,
+        password: true,
+        without: Vec::new(),
+    });
     plan.changes.push(Change::new("set_password", &role.name));
     if request.credential == Deliver::None {
         plan.warnings.push("the new password was not delivered anywhere: the old one is dead and nobody knows the new one".to_owned());

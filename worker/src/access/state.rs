@@ -79,6 +79,8 @@ pub struct Role {
     pub added: Vec<String>,
     /// Attributes that we never give and that only somebody else can take away, such as `SUPERUSER`.
     pub stuck: Vec<String>,
+    /// `rolconnlimit`; -1 for none.
+    pub connection_limit: i32,
 }
 
 /// One row of `pg_auth_members` whose member is the person. From 16 on one role may be given by several grantors.

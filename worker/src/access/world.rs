@@ -101,6 +101,7 @@ pub(super) fn rules() -> Rules {
         deliver_to: Vec::new(),
         max_event_age: SignedDuration::from_hours(24),
         credential_rotation: None,
+        connection_limit: None,
     }
 }
 
@@ -229,17 +230,19 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::CreateRole { name, valid_until, whom, .. } => {
+            Step::CreateRole { name, valid_until, connection_limit, whom, .. } => {
                 assert!(self.role.is_none(), "a role is made once");
                 let mut role = role(42, Some(super::state::comment_prefix(Uuid::nil()) + whom), true);
                 (role.name, role.valid_until) = (name.clone(), *valid_until);
+                role.connection_limit = limit(*connection_limit, -1);
                 self.role = Some(role);
             }
-            Step::AlterRole { login, valid_until, without, .. } => {
+            Step::AlterRole { login, valid_until, connection_limit, without, .. } => {
                 let role = self.role.as_mut().unwrap_or_else(|| panic!("no role to alter"));
                 assert!(role.alterable, "the server would refuse");
                 role.added.retain(|attribute| !without.contains(attribute));
                 role.can_login = login.unwrap_or(role.can_login);
+                role.connection_limit = limit(*connection_limit, role.connection_limit);
                 role.valid_until = valid_until.unwrap_or(role.valid_until);
             }
             Step::RevokeMembership { roles, .. } => roles.iter().for_each(|role| assert!(self.member_of.remove(role))),
@@ -326,4 +329,8 @@ pub(super) fn mentions(plan: &Plan, role: &str) -> bool {
         }
         _ => false,
     })
+}
+
+fn limit(wanted: Option<u32>, otherwise: i32) -> i32 {
+    wanted.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(otherwise)
 }

@@ -16,6 +16,8 @@ const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "postgres";
 const DEFAULT_SECRET_CACHE: Duration = Duration::from_mins(5);
 const DEFAULT_MAX_SESSIONS: u32 = 4;
+/// The most connections that a server can be configured for (PostgreSQL docs, `max_connections`: 262143).
+const MAX_CONNECTION_LIMIT: u32 = 262_143;
 
 /// Who runs the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,13 +71,13 @@ pub enum OwnedObjects {
     ReassignTo(Identifier),
 }
 
-/// A host and its TCP port.
+/// A host, and its TCP port where it is not the integration's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     /// Name or address.
     pub host: String,
     /// TCP port.
-    pub port: u16,
+    pub port: Option<u16>,
 }
 
 /// Who is responsible for an integration, in the words of the access system.
@@ -129,8 +131,8 @@ pub struct Integration {
     pub user_cleanup_days: Option<u32>,
     /// What becomes of objects that a deleted account owns.
     pub owned_objects: OwnedObjects,
-    /// Replicas where sessions end too. Refused by this version.
-    pub replicas: Vec<HostPort>,
+    /// Read replicas where sessions end too; an empty list says that people can reach none, `None` nothing.
+    pub replicas: Option<Vec<HostPort>>,
     /// How a person's role is called.
     pub role_name: RoleTemplate,
     /// The operator's own words for people who get access.
@@ -143,6 +145,8 @@ pub struct Integration {
     pub policy: Policy,
     /// The most sessions one worker opens on the server at once, 1 to 100; default 4.
     pub max_sessions: u32,
+    /// The most sessions one person may have at once (CONNECTION LIMIT); `None`: as many as the server lets.
+    pub connection_limit: Option<u32>,
 }
 
 impl Integration {
@@ -164,7 +168,8 @@ impl Integration {
         let credential_rotation_days = read::number(&fields, "credential_rotation_days", 0, 3650);
         let user_cleanup_days = read::number(&fields, "user_cleanup_days", 0, 3650);
         let owned_objects = owned_objects(&fields).unwrap_or_default();
-        let replicas = replicas(&fields);
+        let replicas = fields.texts("replicas");
+        let connection_limit = read::number(&fields, "connection_limit", 1, MAX_CONNECTION_LIMIT);
         let role_name = read::parsed(&fields, "role_name", RoleTemplate::parse).unwrap_or_default();
         let custom_access_details = read::parsed(&fields, "custom_access_details", access_details);
         let integration_owner = fields.object("integration_owner").and_then(integration_owner);
@@ -199,7 +204,14 @@ impl Integration {
             resource_owner,
             policy,
             max_sessions,
+            connection_limit,
         })
+    }
+
+    /// The same server's copy at another address: same login, database and encryption.
+    #[must_use]
+    pub fn at(&self, place: &HostPort) -> Self {
+        Self { hostname: place.host.clone(), port: place.port.unwrap_or(self.port), ..self.clone() }
     }
 
     /// `host:port`, an IPv6 address in brackets.
@@ -269,15 +281,14 @@ fn owned_objects(fields: &Fields<'_>) -> Option<OwnedObjects> {
     })
 }
 
-fn replicas(fields: &Fields<'_>) -> Vec<HostPort> {
-    fields.texts("replicas").unwrap_or_default()
-}
-
 impl FromText for HostPort {
     fn from_text(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not host:port; expected such as replica.example.com:5432 or [::1]:5432");
-        let (name, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        let wrong =
+            || format!("{text:?} is not host or host:port; expected such as replica.example.com, replica.example.com:5432 or [::1]:5432");
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if !port.ends_with(']') => (name, Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?)),
+            _ => (text, None),
+        };
         let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         if bare.is_none() && name.contains(':') {
             return Err(wrong());

@@ -97,6 +97,8 @@ fn every_key_is_read() {
         integration_owner = { attribute = "group", value = ["dba"] }
         resource_owner = { key = "owner", attribute = "group" }
         max_sessions = 2
+        connection_limit = 5
+        replicas = ["ro.example.com", "[::1]:6432"]
         [integrations.orders-prod.policy]
         max_duration_hours = 12
         access = ["read_only"]
@@ -114,6 +116,9 @@ fn every_key_is_read() {
     assert_eq!((integration.credential_rotation_days, integration.user_cleanup_days), (Some(0), Some(0)));
     assert!(matches!(&integration.secret, SecretSource::Local { password: LocalPassword::Env(name), .. } if name == "PGPASSWORD"));
     assert_eq!(integration.policy.max_duration.map(|d| d.as_hours()), Some(12));
+    let replicas: Vec<String> = integration.replicas.iter().flatten().map(|at| integration.at(at).address()).collect();
+    assert_eq!(replicas, ["ro.example.com:5433", "[::1]:6432"]);
+    assert_eq!(integration.connection_limit, Some(5));
     assert!(integration.policy.databases.as_ref().is_some_and(|d| d.len() == 1));
 }
 
@@ -194,7 +199,7 @@ fn names_are_checked() {
 
 #[test]
 fn what_this_version_cannot_do_is_refused() {
-    for more in ["replicas = [\"ro.example.com:5432\"]", "connector_rotation_days = 90"] {
+    for more in ["connector_rotation_days = 90"] {
         let met = mistakes_with(more);
         assert!(met.len() == 1 && met[0].contains("is not available in this version"), "{more}: {met:?}");
     }

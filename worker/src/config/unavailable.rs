@@ -21,9 +21,6 @@ pub(super) fn report(fields: &Fields<'_>, integration: &Value) {
     if text("type") == Some("aws-rds-postgresql") && !fields.has("hostname") && fields.has("instance_id") {
         refuse("instance_id", "finding an instance by its id", "give its endpoint as hostname");
     }
-    if fields.has("replicas") {
-        refuse("replicas", "ending sessions on replicas", "leave it out; results will warn that they were not looked at");
-    }
     if fields.has("connector_rotation_days") {
         refuse("connector_rotation_days", "rotating the connector's credential", "leave it out and rotate it where the secret is kept");
     }

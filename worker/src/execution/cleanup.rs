@@ -5,16 +5,17 @@ use postern_schemas::result::{AuditEvent, Blocker, Change};
 use postern_schemas::{Code, Event, EventKey, Outcome, Principal, Reason};
 
 use crate::access::policy::check_account;
+use crate::access::state::Oid;
 use crate::access::state::Role;
 use crate::access::{Observed, Plan, Rules, cleanup, revoke, rotate};
 use crate::execution::single::{by, expire, finish};
 use crate::execution::wide::{Done, Taken, claim, close, draft, settled, transaction};
 use crate::execution::{Settled, Stop, drift};
 use crate::postgres::apply::{self, Context};
-use crate::postgres::error::Disposition;
+use crate::postgres::error::{BEGINNING, Disposition};
 use crate::postgres::events::{self, Phase};
 use crate::postgres::ledger::BEGIN;
-use crate::postgres::{Target, TargetError, batch, bundle, dispose, sessions, sweep};
+use crate::postgres::{Target, TargetError, batch, bundle, dispose, replicas, sessions, sweep};
 
 /// How long a claim holds without a sign of life. A worker that dies delays the event by at most this.
 const LEASE_SECONDS: u32 = 30;
@@ -33,7 +34,7 @@ pub async fn by_policy(event: &Event, target: &Target, rules: &Rules) -> Result<
     if done.is_err() {
         release(&key, target).await;
     }
-    let Swept { plan, blocked, expired, terminated } = done?;
+    let Swept { plan, blocked, expired, terminated, .. } = done?;
     let mut draft = draft(event, &key, target, &plan, now);
     if !blocked.is_empty() {
         draft.data.reason = Some(owned(&blocked));
@@ -55,6 +56,8 @@ pub(super) struct Swept {
     blocked: Vec<Blocker>,
     expired: Vec<AuditEvent>,
     pub(super) terminated: u32,
+    /// Roles whose sessions were ended on the primary, and are to end on the replicas.
+    pub(super) ended: Vec<Oid>,
 }
 
 async fn apply_policy(key: &EventKey, target: &Target, rules: &Rules) -> Result<Swept, Stop> {
@@ -66,6 +69,8 @@ async fn apply_policy(key: &EventKey, target: &Target, rules: &Rules) -> Result<
     if let Some(days) = target.integration().user_cleanup_days {
         delete_left(key, target, SignedDuration::from_hours(24 * i64::from(days)), &mut swept).await?;
     }
+    keep(key, target).await?;
+    follow_up(target, &mut swept).await?;
     keep(key, target).await?;
     let (drift, warnings) = bundle::refresh(target).await?;
     swept.plan.drift.extend(drift);
@@ -121,12 +126,32 @@ pub(super) fn of_one<T>(principal: &Principal, done: Result<T, Stop>, swept: &mu
     }
 }
 
+/// Ends on the replicas what an earlier event could not, because one was down or lagged: the sessions of everybody without
+/// access.
+async fn follow_up(target: &Target, swept: &mut Swept) -> Result<(), Stop> {
+    if target.replicas().is_empty() {
+        return Ok(());
+    }
+    let (session, _) = target.maintenance().await?;
+    let mut roles = sweep::without_access(session.client()).await?;
+    drop(session);
+    roles.append(&mut swept.ended);
+    let ended = replicas::end(target, &roles).await?;
+    swept.terminated += ended.terminated;
+    swept.plan.warnings.extend(ended.warnings);
+    if ended.surviving > 0 {
+        swept.plan.warnings.push(format!("{} sessions on replicas survive", ended.surviving));
+    }
+    Ok(())
+}
+
 async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept: &mut Swept) -> Result<(), Stop> {
     let (session, _) = target.maintenance().await?;
     let people = sweep::deletable(session.client(), age).await?;
     drop(session);
     for principal in people {
         let Some(role) = drift::repair_person(key, target, &principal, swept).await? else { continue };
+        swept.ended.extend(role.as_ref().map(|role| role.oid));
         let deleted = delete(target, &principal, role.as_ref(), &mut swept.terminated, &mut swept.plan.changes).await;
         let blocked = of_one(&principal, deleted, swept)?.unwrap_or_default();
         swept.blocked.extend(dispose::of_role(blocked, role.as_ref().map_or("", |role| &role.name)));
@@ -135,7 +160,7 @@ async fn delete_left(key: &EventKey, target: &Target, age: SignedDuration, swept
     Ok(())
 }
 
-/// Ends what sessions are left and drops the account. `role`: ours, or there is nothing to drop but the record of it.
+/// Ends what sessions are left on the primary and drops the account. `role`: ours, or there is nothing to drop but the record of it.
 async fn delete(
     target: &Target,
     principal: &Principal,
@@ -143,13 +168,12 @@ async fn delete(
     terminated: &mut u32,
     changes: &mut Vec<Change>,
 ) -> Result<Vec<Blocker>, Stop> {
-    let (session, _) = target.maintenance().await?;
     let Some(role) = role else {
+        let (session, _) = target.maintenance().await?;
         events::forget_lost_role(session.client(), principal).await?;
         return Ok(Vec::new());
     };
-    *terminated += sessions::end(session.client(), &[role.oid]).await?.terminated;
-    drop(session);
+    *terminated += sessions::end_on_primary(target, &[role.oid]).await?.terminated;
     let blockers = dispose::drop_role(target, role.oid, &target.integration().owned_objects, dispose::Record::Person(principal)).await?;
     if blockers.is_empty() {
         changes.push(Change::new("drop_role", &role.name));
@@ -194,8 +218,9 @@ async fn leave(event: &Event, key: &EventKey, principal: &Principal, target: &Ta
     plan.ended = ended;
     let mut terminated = 0;
     let mut blocked = Vec::new();
-    let gone = sessions::end(session.client(), &role_oids).await?;
     drop(session);
+    let gone = sessions::end(target, &role_oids).await?;
+    plan.warnings.extend(gone.warnings);
     if put_off {
         close(target, &key.integration, principal, &by).await?;
     }
@@ -253,10 +278,11 @@ pub async fn rotate_by_policy(event: &Event, target: &Target, rules: &Rules) -> 
     let draft = draft(event, &key, target, &plan, now);
     let by = by(&key);
     let row = events::record(&key, Phase::Done, None, &crate::audit::to_stored(&draft));
-    batch::run(session.begin(), &[batch::Statement::plain("beginning a transaction", BEGIN)]).await?;
+    batch::run(session.begin(), &[batch::Statement::plain(BEGINNING, BEGIN)]).await?;
     apply::apply(session.client(), &plan, Context { ledger: &ledger, verifier: None, by: &by }, vec![row]).await?;
     session.ended();
-    Ok(settled(finish(&session, &key, draft, &[], 0).await?))
+    drop(session);
+    Ok(settled(finish(target, &key, draft, &[], 0).await?))
 }
 
 pub(super) async fn keep(key: &EventKey, target: &Target) -> Result<(), TargetError> {

@@ -83,9 +83,9 @@ pub(super) async fn repair_person(
 async fn finish_person(target: &Target, done: Done<()>, swept: &mut Swept) -> Result<(), Stop> {
     let Done { plan, sessions: roles, role, .. } = done;
     if plan.end_sessions {
-        let (session, _) = target.maintenance().await?;
-        match sessions::end(session.client(), &roles).await {
+        match sessions::end_on_primary(target, &roles).await {
             Ok(ended) => {
+                swept.ended.extend(&roles);
                 swept.terminated += ended.terminated;
                 if ended.surviving > 0 {
                     let name = role.map(|role| role.name).unwrap_or_default();
@@ -122,7 +122,7 @@ async fn mend_bundles(target: &Target, swept: &mut Swept) -> Result<(), Stop> {
         let mended = async {
             drift::mend_bundle(session.client(), &bundle).await?;
             if bundle.can_login {
-                swept.terminated += sessions::end(session.client(), &[bundle.oid]).await?.terminated;
+                swept.terminated += sessions::end_on_primary(target, &[bundle.oid]).await?.terminated;
             }
             Ok(())
         };

@@ -137,5 +137,6 @@ pub fn rules(integration: &Integration, config: &Config) -> Rules {
         deliver_to: integration.policy.deliver_to.clone(),
         max_event_age: seconds(config.worker.max_event_age),
         credential_rotation: integration.credential_rotation_days.map(days),
+        connection_limit: integration.connection_limit,
     }
 }

@@ -18,7 +18,9 @@ const PASSWORD: &str = "‹password›";
 /// The statements and remarks, a line each.
 pub async fn preview(event: &Event, target: &Target, rules: &Rules) -> Result<Vec<String>, TargetError> {
     let mut session = target.session(&target.integration().database).await?;
-    let Some(ledger) = ledger::look(session.client()).await? else {
+    let found = ledger::look(session.begin()).await?;
+    session.ended();
+    let Some(ledger) = found else {
         return Ok(vec![
             "-- the ledger (role postern_owner, schema postern) is made first; the first event does that".to_owned(),
             "-- the event's own statements can be shown once it is there".to_owned(),

@@ -266,13 +266,10 @@ impl Task<'_> {
         let principal = draft.data.principal.as_deref().and_then(|p| postern_schemas::Principal::new(p).ok());
         let mut first = 0;
         if let (true, Some(principal)) = (put_off, principal) {
-            let (session, _) = self.target.maintenance().await?;
-            first = sessions::end(session.client(), roles).await?.terminated;
-            drop(session);
+            first = sessions::end_on_primary(self.target, roles).await?.terminated;
             wide::close(self.target, &self.key.integration, &principal, &by(&self.key)).await?;
         }
-        let (session, _) = self.target.maintenance().await?;
-        finish(&session, &self.key, draft, roles, first).await
+        finish(self.target, &self.key, draft, roles, first).await
     }
 
     fn expires(&self, result: &AuditEvent, target_now: Option<Timestamp>) -> Option<Expires> {
@@ -355,13 +352,16 @@ pub fn by(key: &EventKey) -> String {
 }
 
 /// Ends sessions after the commit, and fixes the result. `before`: how many were ended on the way.
-pub async fn finish(session: &Session, key: &EventKey, mut draft: AuditEvent, roles: &[Oid], before: u32) -> Result<AuditEvent, Stop> {
-    let ended = sessions::end(session.client(), roles).await?;
+pub async fn finish(target: &Target, key: &EventKey, mut draft: AuditEvent, roles: &[Oid], before: u32) -> Result<AuditEvent, Stop> {
+    let ended = sessions::end(target, roles).await?;
     draft.data.sessions_terminated = before + ended.terminated;
+    draft.data.warnings.extend(ended.warnings);
+    let draft = AuditEvent { data: draft.data.capped(), ..draft };
     if ended.surviving > 0 {
         return Err(Stop::SessionSurvives { draft: Box::new(draft), surviving: ended.surviving });
     }
     fault::point("after_terminate");
+    let (session, _) = target.maintenance().await?;
     let stored = events::settle(session.client(), key, &audit::to_stored(&draft)).await?;
     audit::from_stored(stored).ok_or_else(|| TargetError::Unreadable("a result".to_owned()).into())
 }

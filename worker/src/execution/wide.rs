@@ -63,7 +63,8 @@ pub async fn all(event: &Event, target: &Target) -> Result<Settled, Stop> {
     }
     plan.ended = ended;
     let draft = draft(event, &key, target, &plan, now);
-    Ok(settled(finish(&session, &key, draft, &roles, terminated).await?))
+    drop(session);
+    Ok(settled(finish(target, &key, draft, &roles, terminated).await?))
 }
 
 /// Ends one person's grants that were asked until then, and the person's sessions. The watermark stands already.
@@ -84,10 +85,9 @@ async fn person(
     Ok((done.plan, terminated))
 }
 
-/// Ends a role's sessions. Survivors are found again at the end of the event.
+/// Ends sessions on the primary. Survivors, and replicas, are looked at once at the end of the event.
 pub(super) async fn end_sessions(target: &Target, roles: &[Oid]) -> Result<u32, TargetError> {
-    let (session, _) = target.maintenance().await?;
-    sessions::end(session.client(), roles).await.map(|ended| ended.terminated)
+    sessions::end_on_primary(target, roles).await.map(|ended| ended.terminated)
 }
 
 /// Brings a role down to what the ledger explains once its sessions are gone: the login, where it had to wait for them.

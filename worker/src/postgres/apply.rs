@@ -60,7 +60,7 @@ pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
             if role != current {
                 statements.push(match role {
                     As::Owner => Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
-                    As::Login => Statement::plain("becoming the connector", "RESET ROLE"),
+                    As::Login => Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
                 });
                 current = role;
             }
@@ -68,7 +68,7 @@ pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
         }
     }
     if current == As::Owner {
-        statements.push(Statement::plain("becoming the connector", "RESET ROLE"));
+        statements.push(Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"));
     }
     statements
 }
@@ -81,17 +81,19 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
     let owner = |statement| vec![(As::Owner, statement)];
     let login = |statement| vec![(As::Login, statement)];
     match step {
-        Step::CreateRole { name, valid_until, password, whom } => {
+        Step::CreateRole { name, valid_until, password, connection_limit, whom } => {
             let password = password_clause(*password, context);
-            let create = format!("CREATE ROLE {} LOGIN{password} VALID UNTIL {}", ident(name), until(*valid_until));
+            let create =
+                format!("CREATE ROLE {} LOGIN{password}{} VALID UNTIL {}", ident(name), limit(*connection_limit), until(*valid_until));
             vec![(As::Owner, Statement::plain("making the role", create)), (As::Owner, mark_role(name, "person", whom))]
         }
-        Step::AlterRole { name, login, valid_until, password, without } => {
+        Step::AlterRole { name, login, valid_until, connection_limit, password, without } => {
             let mut sql = format!("ALTER ROLE {}", ident(name));
             if let Some(login) = login {
                 sql.push_str(if *login { " LOGIN" } else { " NOLOGIN" });
             }
             sql.push_str(&password_clause(*password, context));
+            sql.push_str(&limit(*connection_limit));
             if let Some(moment) = valid_until {
                 sql.push_str(" VALID UNTIL ");
                 sql.push_str(&until(*moment));
@@ -135,6 +137,10 @@ fn password_clause(set: bool, context: Context<'_>) -> String {
         Some(verifier) if set => format!(" PASSWORD {}", literal(verifier)),
         _ => String::new(),
     }
+}
+
+fn limit(sessions: Option<u32>) -> String {
+    sessions.map(|limit| format!(" CONNECTION LIMIT {limit}")).unwrap_or_default()
 }
 
 /// Marks a role as made by us for `whom`, in its comment. Runs as the owner role.
@@ -293,7 +299,13 @@ mod tests {
         let grant_id: GrantId = "AR-1".parse().unwrap_or_else(|e| panic!("{e}"));
         let steps = vec![
             Step::GrantBundles { member: member.clone(), bundles: vec!["a".to_owned(), "b".to_owned()] },
-            Step::CreateRole { name: member.clone(), valid_until: None, password: true, whom: "jane's".to_owned() },
+            Step::CreateRole {
+                name: member.clone(),
+                valid_until: None,
+                password: true,
+                connection_limit: Some(5),
+                whom: "jane's".to_owned(),
+            },
             Step::PassRoles { roles: vec!["reporting".to_owned()] },
             Step::GrantRoles { member: member.clone(), roles: vec!["reporting".to_owned()] },
             Step::RevokeMembership { member, roles: vec!["c".to_owned()], grantor: "postern_owner".to_owned() },

@@ -12,7 +12,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use crate::postgres::TargetError;
-use crate::postgres::ledger::BEGIN;
+use crate::postgres::error::BEGINNING;
+use crate::postgres::ledger::{BEGIN, BEGIN_READING};
 
 /// More than the server itself allows a statement (`statement_timeout` of [`BEGIN`]): only a server or a network that is
 /// silent takes longer.
@@ -95,8 +96,17 @@ pub async fn run(client: &Client, statements: &[Statement]) -> Result<Vec<Vec<Ro
 /// function that somebody made in `public` could be the better match for one of ours, and would run with the
 /// connector's rights.
 pub async fn alone(client: &Client, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, TargetError> {
+    transaction(client, BEGIN, statements).await
+}
+
+/// The same for statements that only look: they work on a read replica too.
+pub async fn reading(client: &Client, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, TargetError> {
+    transaction(client, BEGIN_READING, statements).await
+}
+
+async fn transaction(client: &Client, begin: &str, statements: Vec<Statement>) -> Result<Vec<Vec<Row>>, TargetError> {
     let mut all = Vec::with_capacity(statements.len() + 2);
-    all.push(Statement::plain("beginning a transaction", BEGIN));
+    all.push(Statement::plain(BEGINNING, begin));
     all.extend(statements);
     // Behind a failed statement this rolls back, so the session is clean in any case.
     all.push(Statement::plain("committing", "COMMIT"));

@@ -17,7 +17,7 @@ use crate::config::integration::OwnedObjects;
 use crate::postgres::apply::mark_role;
 use crate::postgres::batch::{self, Statement};
 use crate::postgres::dispose;
-use crate::postgres::error::Disposition;
+use crate::postgres::error::{BEGINNING, Disposition};
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::privileges::{self, Difference};
@@ -101,7 +101,7 @@ async fn ensure_database(target: &Target, database: Oid, keys: &[&BundleKey]) ->
 /// (`tuple concurrently updated`, measured).
 async fn lock(client: &Client, database: Oid) -> Result<(), TargetError> {
     let statements = [
-        Statement::plain("beginning a transaction", BEGIN),
+        Statement::plain(BEGINNING, BEGIN),
         Statement::query("noting the database", "INSERT INTO postern.bundle_database (database_oid) VALUES ($1) ON CONFLICT DO NOTHING")
             .bind(database, Type::OID),
         Statement::query("locking the database's bundles", "SELECT FROM postern.bundle_database WHERE database_oid = $1 FOR UPDATE")
@@ -158,7 +158,7 @@ async fn make(client: &Client, ledger: &Ledger, key: &BundleKey) -> Result<Makin
         )
         .bind(id, Type::INT8)
         .text(role.as_str()),
-        Statement::plain("becoming the connector", "RESET ROLE"),
+        Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
     ];
     let answers = batch::run(client, &statements).await?;
     let oid = answers.get(3).and_then(|rows| rows.first()).map(|row| row.get("role_oid"));
@@ -180,7 +180,7 @@ async fn compare(target: &Target, name: &Identifier, ledger: &Ledger, making: &[
     let mut session = target.session(name).await.map_err(|error| no_entry(error, name))?;
     let client = session.begin();
     let begin = [
-        Statement::plain("beginning a transaction", BEGIN),
+        Statement::plain(BEGINNING, BEGIN),
         // Before the comparison: what is made meanwhile moves the mark and is looked at next time.
         Statement::query("reading the mark", format!("SELECT {MARK} AS mark")),
     ];
@@ -294,7 +294,7 @@ async fn retire(target: &Target, id: i64) -> Result<bool, TargetError> {
     let (mut session, _) = target.maintenance().await?;
     let client = session.begin();
     let statements = [
-        Statement::plain("beginning a transaction", BEGIN),
+        Statement::plain(BEGINNING, BEGIN),
         Statement::query("locking the bundle", "SELECT FROM postern.bundle WHERE id = $1 FOR UPDATE").bind(id, Type::INT8),
         Statement::query(
             "retiring the bundle",

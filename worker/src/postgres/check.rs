@@ -5,6 +5,7 @@ mod facts;
 mod item;
 mod judge;
 mod reassign;
+mod replicas;
 mod server;
 
 use jiff::Timestamp;
@@ -18,8 +19,9 @@ use crate::access::Rules;
 use crate::config::Integration;
 use crate::postgres::TargetError;
 use crate::postgres::batch::{self, Statement};
-use crate::postgres::connect::{ConnectError, ConnectFailure, connect};
-use crate::postgres::ledger::{self, BEGIN, OWNER};
+use crate::postgres::connect::{ConnectError, ConnectFailure, Purpose, connect};
+use crate::postgres::error::BEGINNING;
+use crate::postgres::ledger::{self, BEGIN_READING, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::observe::role_chains;
 use crate::postgres::rows;
@@ -37,7 +39,7 @@ pub async fn integration(integration: &Integration, rules: &Rules) -> Vec<Item> 
         Err(error) => return vec![Item::fail("secret", error.to_string())],
     };
     let mut items = vec![Item::ok("secret", format!("{} names the login {}", integration.secret, credential.username))];
-    let client = match connect(integration, &integration.database, &credential, APPLICATION).await {
+    let client = match connect(integration, Purpose::Changing, &integration.database, &credential, APPLICATION).await {
         Ok((client, _task)) => client,
         Err(error) => {
             items.push(no_session(&error));
@@ -50,7 +52,19 @@ pub async fn integration(integration: &Integration, rules: &Rules) -> Vec<Item> 
         Ok(found) => items.extend(found),
         Err(error) => items.push(Item::fail("catalog", error.to_string())),
     }
+    items.extend(pooler(integration, &credential).await);
+    items.extend(replicas::look(&client, integration, &credential).await);
     items
+}
+
+/// A connection pooler between here and the server, where it can be told: it refuses what the server takes (08P01).
+async fn pooler(integration: &Integration, credential: &Credential) -> Option<Item> {
+    let probe = connect(integration, Purpose::Probing, &integration.database, credential, "postern check").await;
+    probe.err().filter(|error| error.sqlstate() == Some("08P01")).map(|_| {
+        let message = "a connection pooler such as PgBouncer stands between; Postern works through it, in transaction mode too, and people \
+                       who get this address need it to know them (auth_query)";
+        Item::warn("pooler", message)
+    })
 }
 
 /// Why there is no session, and what gives one.
@@ -83,7 +97,7 @@ async fn look(client: &Client, integration: &Integration, credential: &Credentia
     let listed = databases.is_some();
     let admin_role = integration.kind.admin_role();
     let statements = [
-        Statement::plain("beginning a transaction", format!("{BEGIN}; SET TRANSACTION READ ONLY")),
+        Statement::plain(BEGINNING, BEGIN_READING),
         Statement::query("looking at the connector", FACTS).text(OWNER).text(admin_role),
         Statement::query("looking at the policy's roles", role_chains("SELECT unnest($1::text[]) AS name", ""))
             .bind(offered, Type::TEXT_ARRAY),
@@ -101,12 +115,12 @@ async fn look(client: &Client, integration: &Integration, credential: &Credentia
     let mut lost = None;
     let ledger = match &facts.owner {
         // Nobody else may read it.
-        Some(owner) if facts.has_ledger && (owner.inherits || facts.superuser) => match ledger::found(client).await {
+        Some(owner) if facts.has_ledger && (owner.inherits || facts.superuser) => match ledger::see(client).await {
             Err(TargetError::LostFacts) => {
                 lost = Some(judge::lost_facts(&facts, ledger::lost_identity(client).await?));
                 None
             }
-            found => found?,
+            seen => seen?.found,
         },
         _ => None,
     };
@@ -127,7 +141,7 @@ async fn look(client: &Client, integration: &Integration, credential: &Credentia
         }
         match judge::closed_database(&facts, &database, &wanted, listed) {
             Some(closed) => items.push(closed),
-            None => match connect(integration, &name, credential, APPLICATION).await {
+            None => match connect(integration, Purpose::Changing, &name, credential, APPLICATION).await {
                 Ok((client, _task)) => items.extend(databases::survey(&client, &facts, &database, &wanted, listed).await?),
                 Err(error) => items.push(Item { item: format!("database {name}"), ..no_session(&error) }),
             },

@@ -28,13 +28,23 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// What was sent and is not acknowledged for this long ends the session.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Changes: a server that is in recovery (a read replica) is refused where it says so itself, from PostgreSQL 14.
+    Changing,
+    /// Looking, and ending sessions: a read replica will do.
+    Looking,
+    /// Finding out whether a connection pooler stands between: the login carries a parameter that the server takes and
+    /// `PgBouncer` refuses (its docs, `ignore_startup_parameters`).
+    Probing,
+}
+
 /// Connects to `database` of the integration's server. The task drives the connection and ends with it, soon after the
-/// client is dropped.
-///
-/// Takes at most five seconds. A server that is in recovery (a replica) is refused where it says so itself, from
-/// PostgreSQL 14.
+/// client is dropped. Takes at most five seconds.
 pub async fn connect(
     integration: &Integration,
+    purpose: Purpose,
     database: &Identifier,
     credential: &Credential,
     application_name: &str,
@@ -56,17 +66,23 @@ pub async fn connect(
         // The driver is to leave encryption to `tls`, see there.
         .ssl_mode(DriverSslMode::Require)
         .ssl_negotiation(SslNegotiation::Direct);
+    if purpose == Purpose::Probing {
+        config.options("-c geqo=on");
+    }
     let connecting = async {
         let connector = Connector::new(integration).await.map_err(|error| ConnectFailure::Tls(Box::new(error)))?;
         any_address(integration, &config, &connector).await
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected.map_err(at),
+        // Reported by the server without being asked (PostgreSQL docs, "Protocol Flow", section "Asynchronous Operations").
+        Ok(Ok((_, true, _))) if purpose == Purpose::Changing => Err(at(ConnectFailure::ReadOnly)),
+        Ok(connected) => connected.map(|(client, _, task)| (client, task)).map_err(at),
         Err(_) => Err(at(ConnectFailure::unreachable(format!("no login within {} s", CONNECT_TIMEOUT.as_secs())))),
     }
 }
 
-type Connected = (Client, JoinHandle<()>);
+/// A session, whether the server calls itself a read replica, and the task.
+type Connected = (Client, bool, JoinHandle<()>);
 
 /// Tries the host's addresses until a server answers on one, whatever it answers.
 async fn any_address(integration: &Integration, config: &Config, connector: &Connector) -> Result<Connected, ConnectFailure> {
@@ -120,16 +136,13 @@ async fn by_mode(mode: SslMode, config: &Config, connector: &Connector) -> Resul
 
 async fn login(config: &Config, connector: Connector) -> Result<Connected, ConnectFailure> {
     let (client, connection) = config.connect(connector).await.map_err(ConnectFailure::of)?;
-    // Reported by the server without being asked (PostgreSQL docs, "Protocol Flow", section "Asynchronous Operations").
-    if connection.parameter("in_hot_standby") == Some("on") {
-        return Err(ConnectFailure::ReadOnly);
-    }
+    let standby = connection.parameter("in_hot_standby") == Some("on");
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a database session ended");
         }
     });
-    Ok((client, task))
+    Ok((client, standby, task))
 }
 
 /// The kinds of I/O errors that mean that nobody answered, or stopped to.

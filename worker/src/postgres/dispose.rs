@@ -17,6 +17,7 @@ use tokio_postgres::types::Type;
 use crate::access::state::Oid;
 use crate::config::integration::OwnedObjects;
 use crate::postgres::batch::{self, Statement};
+use crate::postgres::error::BEGINNING;
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::target::Session;
@@ -202,7 +203,7 @@ async fn enter(target: &Target, place: &Place, role: &str) -> Result<Result<Sess
 
 /// The transaction in one database but for its end: commit it if nothing is returned.
 async fn empty(client: &Client, place: &Place, doomed: &Doomed<'_>) -> Result<Vec<String>, TargetError> {
-    let mut statements = vec![Statement::plain("beginning a transaction", BEGIN)];
+    let mut statements = vec![Statement::plain(BEGINNING, BEGIN)];
     statements.extend(join(doomed));
     batch::run(client, &statements).await?;
     let found = match &doomed.fate {
@@ -233,7 +234,7 @@ fn as_owner(doing: &'static str, sql: String) -> [Statement; 3] {
     [
         Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
         Statement::plain(doing, sql),
-        Statement::plain("becoming the connector", "RESET ROLE"),
+        Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
     ]
 }
 
@@ -271,7 +272,7 @@ fn asked_again() -> Blocker {
 
 async fn drop_last(session: &mut Session, name: &str, oid: Oid, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
     let client = session.begin();
-    let statements = [Statement::plain("beginning a transaction", BEGIN), record.lock(oid), record.needed()];
+    let statements = [Statement::plain(BEGINNING, BEGIN), record.lock(oid), record.needed()];
     let answers = batch::run(client, &statements).await?;
     let there = answers.get(1).is_some_and(|rows| !rows.is_empty());
     let needed = answers.get(2).is_some_and(|rows| !rows.is_empty());
@@ -283,7 +284,7 @@ async fn drop_last(session: &mut Session, name: &str, oid: Oid, record: Record<'
     let statements = [
         Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
         Statement::plain("dropping the role", format!("DROP ROLE {}", ident(name))),
-        Statement::plain("becoming the connector", "RESET ROLE"),
+        Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
         record.forget(),
         Statement::plain("committing", "COMMIT"),
     ];

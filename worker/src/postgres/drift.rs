@@ -157,7 +157,7 @@ pub async fn mend_bundle(client: &Client, bundle: &ChangedBundle) -> Result<(), 
         let without = bundle.added.iter().fold(" NOLOGIN".to_owned(), |sql, attribute| sql + " NO" + attribute);
         statements.push(Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))));
         statements.push(Statement::plain("changing the bundle role", format!("ALTER ROLE {}{without}", ident(&bundle.name))));
-        statements.push(Statement::plain("becoming the connector", "RESET ROLE"));
+        statements.push(Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"));
     }
     let rename = Statement::query("noting the bundle's name", "UPDATE postern.bundle SET role_name = $2 WHERE id = $1");
     statements.push(rename.bind(bundle.id, Type::INT8).text(bundle.name.as_str()));

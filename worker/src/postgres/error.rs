@@ -7,12 +7,18 @@ use tokio_postgres::error::SqlState;
 use crate::postgres::connect::ConnectError;
 use crate::secrets::SecretError;
 
+/// What a statement that begins a transaction is for.
+pub const BEGINNING: &str = "beginning a transaction";
+
 /// A failure of one event's work on a target.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// No session could be had.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The maintenance database is gone or was renamed: without it nothing can be done on this server.
+    #[error(transparent)]
+    NoMaintenance(ConnectError),
     /// The connector's credential could not be had.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -44,6 +50,9 @@ pub enum TargetError {
         /// The statement to run, and as whom.
         mend: String,
     },
+    /// The server takes no changes.
+    #[error("the server is a read replica (in recovery) and takes no changes; name the primary as hostname of the integration")]
+    Standby,
     /// The ledger was written by a newer version.
     #[error("the ledger has schema version {met}, this worker knows {known}: run a newer worker")]
     NewerLedger {
@@ -85,16 +94,30 @@ pub enum Disposition {
 }
 
 impl TargetError {
+    /// The failure of a session with the maintenance database: if it is gone the target is, not one database of many.
+    pub fn of_maintenance(error: Self) -> Self {
+        match error {
+            Self::Connect(error) if error.is_no_database() => Self::NoMaintenance(error),
+            other => other,
+        }
+    }
+
     /// A failed statement.
     pub fn sql(doing: &'static str, source: tokio_postgres::Error) -> Self {
-        Self::Sql { doing, source }
+        match source.code().map(SqlState::code) {
+            // A standby, where a transaction of ours cannot begin; or one that became one in its middle.
+            Some("25006") => Self::Standby,
+            Some("0A000") if doing == BEGINNING => Self::Standby,
+            _ => Self::Sql { doing, source },
+        }
     }
 
     /// The server's SQLSTATE, where a statement or a login failed with one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             Self::Sql { source, .. } => source.code().map(SqlState::code),
-            Self::Connect(error) => error.sqlstate(),
+            Self::Connect(error) | Self::NoMaintenance(error) => error.sqlstate(),
+            Self::Standby => Some("25006"),
             _ => None,
         }
     }
@@ -108,7 +131,13 @@ impl TargetError {
             Self::Connect(error) if error.is_unreachable() => Disposition::Unreachable,
             // One database of the server is gone, not the server.
             Self::Connect(error) if error.is_no_database() => Disposition::Later,
-            Self::Secret(_) | Self::Connect(_) | Self::Busy(_) | Self::Silent(_) | Self::CircuitOpen(_) => Disposition::Unreachable,
+            Self::Secret(_)
+            | Self::Connect(_)
+            | Self::NoMaintenance(_)
+            | Self::Standby
+            | Self::Busy(_)
+            | Self::Silent(_)
+            | Self::CircuitOpen(_) => Disposition::Unreachable,
             Self::MissingRight { .. } | Self::LostFacts | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => {
                 Disposition::Later
             }
@@ -163,8 +192,9 @@ fn of_sqlstate(state: &str) -> Disposition {
         // Two sessions changed one catalog row; two made one role; a role went away in between; serialization,
         // deadlock and lock time-out; our own: a bundle was retired since it was looked at.
         "XX000" | "23505" | "42710" | "42704" | "40001" | "40P01" | "55P03" | "PT001" => Disposition::Again,
-        // Shutdown and crash of the server, start-up, too many connections, a standby, a forced end of our session.
-        "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => Disposition::Unreachable,
+        // Shutdown and crash of the server, start-up, too many connections, a full disk, our session or transaction
+        // ended for its age.
+        "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "53100" | "25P03" | "25P04" => Disposition::Unreachable,
         _ if state.starts_with("08") || state.starts_with("28") => Disposition::Unreachable,
         _ => Disposition::Later,
     }
@@ -196,6 +226,9 @@ mod tests {
             ("08006", Disposition::Unreachable),
             ("57P03", Disposition::Unreachable),
             ("53300", Disposition::Unreachable),
+            ("53100", Disposition::Unreachable),
+            // Out of shared memory: the locks of one event may be too many, which is no reason to keep others waiting.
+            ("53200", Disposition::Later),
             ("28P01", Disposition::Unreachable),
             ("42501", Disposition::Later),
             ("57014", Disposition::Later),

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::postgres::TargetError;
 use crate::postgres::batch::{self, Statement};
+use crate::postgres::error::BEGINNING;
 use crate::postgres::names::ident;
 
 /// The NOLOGIN role that owns the ledger, makes every role of ours and gives every membership.
@@ -38,25 +39,40 @@ impl Ledger {
     }
 }
 
-/// Begins a transaction as every one of ours begins. The settings are local, so a connection pooler may stand between.
-pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
-     SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = warning; SET LOCAL timezone = 'UTC'; \
-     SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '30s'";
+/// How a transaction begins, whatever server, database and login set for their sessions. Everything is local, so a
+/// connection pooler may stand between. What could fail comes after `BEGIN`, never in it: behind a failed `BEGIN` the
+/// statements that travel with it would run outside a transaction.
+macro_rules! begin {
+    ($begin:literal, $mode:literal) => {
+        concat!(
+            $begin,
+            "; SET LOCAL ROLE NONE; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = warning; ",
+            "SET LOCAL timezone = 'UTC'; SET LOCAL standard_conforming_strings = on; SET LOCAL lock_timeout = '3s'; ",
+            "SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '30s'",
+            $mode,
+            // Settings that not every version has, and one that may be stricter than what is needed here.
+            "; SELECT set_config('createrole_self_grant', '', true) WHERE current_setting('server_version_num')::int4 >= 160000",
+            "; SELECT set_config('transaction_timeout', '5min', true) WHERE current_setting('server_version_num')::int4 >= 170000",
+            // A result may only say what a crash does not undo.
+            "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+    };
+}
+
+/// Begins a transaction as every one of ours begins that changes something. On a read replica it fails with SQLSTATE
+/// 0A000.
+pub const BEGIN: &str = begin!("BEGIN ISOLATION LEVEL READ COMMITTED", "; SET LOCAL transaction_read_only = off");
+
+/// Begins one that only looks, on a read replica too.
+pub const BEGIN_READING: &str = begin!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", "");
 
 /// Finds the ledger, or makes it.
 pub async fn open(client: &Client) -> Result<Ledger, TargetError> {
-    let (version, connector, standby) = who(client).await?;
+    let Seen { version, connector, standby, found } = see(client).await?;
     if standby {
-        return Err(TargetError::MissingRight {
-            what: "the server is a standby and takes no changes".to_owned(),
-            mend: "name the primary as hostname of the integration".to_owned(),
-        });
+        return Err(TargetError::Standby);
     }
-    let (id, met) = match found(client).await {
-        Ok(found) => found.unwrap_or((Uuid::nil(), 0)),
-        Err(error) if error.sqlstate() == Some("42501") => return Err(not_owner(&connector)),
-        Err(error) => return Err(error),
-    };
+    let (id, met) = found.unwrap_or((Uuid::nil(), 0));
     let known = known_version();
     if met > known {
         return Err(TargetError::NewerLedger { met, known });
@@ -71,15 +87,12 @@ pub fn known_version() -> i32 {
 }
 
 /// The ledger's identity and schema version, if there is one that this login may read. One that does not belong to the
-/// owner role is refused: whoever made the schema could have prepared what we would trust.
-///
-/// Runs inside and outside transactions, so it names everything in full.
-pub async fn found(client: &Client) -> Result<Option<(Uuid, i32)>, TargetError> {
+/// owner role is refused: whoever made the schema could have prepared what we would trust. Runs inside a transaction.
+async fn found(client: &Client) -> Result<Option<(Uuid, i32)>, TargetError> {
     let there = Statement::query(
         "looking for the ledger",
-        "SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS owner, c.oid IS NOT NULL AS there FROM pg_catalog.pg_namespace n \
-         LEFT JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'fact' \
-         WHERE n.nspname OPERATOR(pg_catalog.=) 'postern'",
+        "SELECT pg_get_userbyid(n.nspowner)::text AS owner, c.oid IS NOT NULL AS there FROM pg_namespace n \
+         LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'fact' WHERE n.nspname = 'postern'",
     );
     let rows = batch::run(client, &[there]).await?;
     let Some(row) = rows.iter().flatten().next() else { return Ok(None) };
@@ -109,15 +122,42 @@ pub async fn lost_identity(client: &Client) -> Result<Option<Uuid>, TargetError>
 
 /// The ledger as it is, without making it; `None` when there is none.
 pub async fn look(client: &Client) -> Result<Option<Ledger>, TargetError> {
-    let (version, connector, _) = who(client).await?;
+    let Seen { version, connector, found, .. } = see(client).await?;
+    Ok(found.map(|(id, _)| Ledger { id, version, connector }))
+}
+
+/// A server and its ledger as they are.
+#[derive(Debug)]
+pub struct Seen {
+    /// `server_version_num`.
+    pub version: i32,
+    /// The login.
+    pub connector: String,
+    /// Whether it is a read replica.
+    pub standby: bool,
+    /// The ledger's identity and schema version, if there is one.
+    pub found: Option<(Uuid, i32)>,
+}
+
+/// Looks at a server and its ledger, on a read replica too.
+pub async fn see(client: &Client) -> Result<Seen, TargetError> {
+    batch::run(client, &[Statement::plain(BEGINNING, BEGIN_READING)]).await?;
+    let seen = see_inside(client).await;
+    let ended = batch::run(client, &[Statement::plain("ending the transaction", "ROLLBACK")]).await;
+    let seen = seen?;
+    ended.map(|_| seen)
+}
+
+async fn see_inside(client: &Client) -> Result<Seen, TargetError> {
+    let (version, connector, standby) = who(client).await?;
     match found(client).await {
         Err(error) if error.sqlstate() == Some("42501") => Err(not_owner(&connector)),
-        found => Ok(found?.map(|(id, _)| Ledger { id, version, connector })),
+        found => found.map(|found| Seen { version, connector, standby, found }),
     }
 }
 
 async fn who(client: &Client) -> Result<(i32, String, bool), TargetError> {
-    let sql = "SELECT pg_catalog.current_setting('server_version_num')::int4, session_user::text, pg_catalog.pg_is_in_recovery()";
+    let sql = "SELECT current_setting('server_version_num')::int4, session_user::text, pg_is_in_recovery()";
     let rows = batch::run(client, &[Statement::query("asking who we are", sql)]).await?;
     let row = rows.iter().flatten().next().ok_or_else(|| TargetError::Unreadable("no server version".to_owned()))?;
     Ok((row.get(0), row.get(1), row.get(2)))
@@ -126,7 +166,7 @@ async fn who(client: &Client) -> Result<(i32, String, bool), TargetError> {
 /// Runs what is missing in one transaction, one worker at a time.
 async fn migrate(client: &Client, version: i32, connector: &str) -> Result<Uuid, TargetError> {
     let begin = [
-        Statement::plain("beginning a transaction", BEGIN),
+        Statement::plain(BEGINNING, BEGIN),
         // There is no table of ours yet that could be locked. The number is "postern" on a telephone.
         Statement::plain("taking the migration lock", "SELECT pg_advisory_xact_lock(7678376)"),
     ];
@@ -158,7 +198,7 @@ async fn migrate_locked(client: &Client, version: i32, connector: &str) -> Resul
     steps.push(format!(
         "INSERT INTO postern.fact (schema_version) VALUES ({known}) ON CONFLICT (one) DO UPDATE SET schema_version = excluded.schema_version"
     ));
-    steps.push("RESET ROLE".to_owned());
+    steps.push("SET LOCAL ROLE NONE".to_owned());
     let statements: Vec<_> = steps.into_iter().map(|sql| Statement::plain("making the ledger", sql)).collect();
     batch::run(client, &statements).await.map_err(|error| needs_create(error, connector))?;
     say_others(client).await?;

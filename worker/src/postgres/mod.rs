@@ -14,6 +14,7 @@
 //! | [`probe`] | what a grant has to know of the databases it names |
 //! | [`sessions`] | ending a person's sessions, and proof that they ended |
 //! | [`drift`] | what was changed by hand, or forgotten by a restored ledger |
+//! | [`replicas`] | the same on read replicas, or why not |
 //! | [`dispose`] | roles that are dropped without leaving anything behind |
 //! | [`sweep`] | the questions of wide revokes and clean-ups: who is concerned |
 //! | [`report`] | what the ledger says of people: who holds what |
@@ -35,6 +36,7 @@ pub mod names;
 pub mod observe;
 pub mod privileges;
 pub mod probe;
+pub mod replicas;
 pub mod report;
 pub mod rows;
 pub mod sessions;

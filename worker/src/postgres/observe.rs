@@ -17,6 +17,7 @@ use tokio_postgres::types::Type;
 use crate::access::state::{Observed, roles_of, scopes_of};
 use crate::postgres::TargetError;
 use crate::postgres::batch::{self, Statement};
+use crate::postgres::error::BEGINNING;
 use crate::postgres::events::{self, EventRow};
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::probe::Probes;
@@ -152,7 +153,7 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
     let maintenance = question.verb == Verb::Unknown;
 
     vec![
-        Statement::plain("locking the integration", format!("{BEGIN}; LOCK TABLE postern.watermark IN ROW SHARE MODE")),
+        Statement::plain(BEGINNING, format!("{BEGIN}; LOCK TABLE postern.watermark IN ROW SHARE MODE")),
         if maintenance { Statement::query("no event", "SELECT 1 WHERE false") } else { events::lock(question) },
         // A no-op update, so that the row is locked and its latest state returned whether or not it was there.
         Statement::query(
@@ -187,7 +188,7 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
             "reading the role",
             format!(
                 "SELECT r.oid, r.rolname::text AS name, shobj_description(r.oid, 'pg_authid') AS comment, r.rolcanlogin AS can_login, \
-                        CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END AS valid_until, {}, \
+                        CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END AS valid_until, r.rolconnlimit AS connection_limit, {}, \
                         coalesce(shobj_description(r.oid, 'pg_authid') = postern.role_mark(r.oid, 'person', {PERSON}), false) AS sealed \
                  FROM pg_roles r WHERE r.oid = {}",
                 attributes(ledger),

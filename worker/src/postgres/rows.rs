@@ -33,7 +33,7 @@ pub fn account(row: &Row) -> Account {
     }
 }
 
-/// Columns: `oid, name, comment, sealed, can_login, valid_until, alterable, added, stuck`.
+/// Columns: `oid, name, comment, sealed, can_login, valid_until, connection_limit, alterable, added, stuck`.
 pub fn role(row: &Row) -> Role {
     Role {
         oid: row.get("oid"),
@@ -45,6 +45,7 @@ pub fn role(row: &Row) -> Role {
         alterable: row.get("alterable"),
         added: row.get("added"),
         stuck: row.get("stuck"),
+        connection_limit: row.get("connection_limit"),
     }
 }
 

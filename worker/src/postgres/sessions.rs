@@ -11,8 +11,8 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use crate::access::state::Oid;
-use crate::postgres::TargetError;
 use crate::postgres::batch::{self, Statement};
+use crate::postgres::{Target, TargetError, replicas};
 
 /// How long a backend may take to die before the result says that it survives.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,12 +24,23 @@ const STARTING_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What became of the sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// How many were told to end.
+    /// How many were told to end, on all servers.
     pub terminated: u32,
     /// How many are still there.
     pub surviving: u32,
+    /// Which replicas were not looked at, and why.
+    pub warnings: Vec<String>,
+}
+
+impl Ended {
+    /// Adds what became of others.
+    pub fn add(&mut self, other: Self) {
+        self.terminated += other.terminated;
+        self.surviving += other.surviving;
+        self.warnings.extend(other.warnings);
+    }
 }
 
 /// Tells the sessions of roles ($1) that began at or before $2 to end, and returns them.
@@ -44,10 +55,27 @@ const STARTING: &str = "SELECT s.pid, EXISTS (SELECT FROM pg_catalog.pg_locks w 
      UNION SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'virtualxid' AND l.pid IS NOT NULL \
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid)) AS s";
 
-/// Terminates every session of `roles` that began before now, and waits until they are gone.
-pub async fn end(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
+/// Terminates every session of `roles` that began before now, and waits until they are gone: on the server, then on its
+/// replicas. Takes sessions of its own. What cannot be done on a replica is a warning, and holds nothing up for long.
+pub async fn end(target: &Target, roles: &[Oid]) -> Result<Ended, TargetError> {
+    if roles.is_empty() {
+        return Ok(Ended::default());
+    }
+    let mut ended = end_on_primary(target, roles).await?;
+    ended.add(replicas::end(target, roles).await?);
+    Ok(ended)
+}
+
+/// The same on the server alone, where a later step looks at its replicas for many people at once.
+pub async fn end_on_primary(target: &Target, roles: &[Oid]) -> Result<Ended, TargetError> {
+    let (session, _) = target.maintenance().await?;
+    end_on(session.client(), roles).await
+}
+
+/// The same on one server, in a session with it.
+pub(super) async fn end_on(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
     let cut = Statement::query("reading the clock", "SELECT pg_catalog.clock_timestamp()");
-    let rows = batch::alone(client, vec![cut]).await?;
+    let rows = batch::reading(client, vec![cut]).await?;
     let cut: jiff::Timestamp =
         rows.iter().flatten().next().map(|row| row.get(0)).ok_or_else(|| TargetError::Unreadable("no clock".to_owned()))?;
     let began = Instant::now();
@@ -64,7 +92,7 @@ pub async fn end(client: &Client, roles: &[Oid]) -> Result<Ended, TargetError> {
         let starts_over = pending.is_empty() || held == 0 && waited >= STARTING_PATIENCE;
         if alive.is_empty() && starts_over || waited >= PATIENCE {
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            return Ok(Ended { terminated: count(told.len()), surviving: count(alive.len() + held) });
+            return Ok(Ended { terminated: count(told.len()), surviving: count(alive.len() + held), warnings: Vec::new() });
         }
         awaited = Some(pending);
         tokio::time::sleep(PAUSE).await;
@@ -77,7 +105,7 @@ async fn look(client: &Client, roles: &[Oid], cut: jiff::Timestamp) -> Result<(V
     // A backend that ended between the look and the signal only makes a warning.
     let alive = Statement::query("ending sessions", ALIVE).bind(roles.to_vec(), Type::OID_ARRAY).bind(cut, Type::TIMESTAMPTZ);
     let starting = Statement::query("looking for starting backends", STARTING).bind(cut, Type::TIMESTAMPTZ);
-    let answers = batch::alone(client, vec![alive, starting]).await?;
+    let answers = batch::reading(client, vec![alive, starting]).await?;
     let rows = |index: usize| answers.get(index).into_iter().flatten();
     Ok((rows(0).map(|row| row.get(0)).collect(), rows(1).map(|row| (row.get(0), row.get(1))).collect()))
 }

@@ -9,6 +9,7 @@ use crate::access::state::Oid;
 use crate::postgres::TargetError;
 use crate::postgres::apply::raise_watermark;
 use crate::postgres::batch::{self, Statement};
+use crate::postgres::error::BEGINNING;
 use crate::postgres::ledger::BEGIN;
 use crate::postgres::rows;
 
@@ -16,7 +17,7 @@ use crate::postgres::rows;
 /// committed before, and those that come later read it.
 pub async fn raise_for_all(client: &Client, integration: &IntegrationId, until: Timestamp) -> Result<(), TargetError> {
     let statements = [
-        Statement::plain("taking the integration", format!("{BEGIN}; LOCK TABLE postern.watermark IN EXCLUSIVE MODE")),
+        Statement::plain(BEGINNING, format!("{BEGIN}; LOCK TABLE postern.watermark IN EXCLUSIVE MODE")),
         raise_watermark(integration, None, until),
         Statement::plain("committing", "COMMIT"),
     ];
@@ -79,6 +80,14 @@ pub async fn deletable(client: &Client, age: SignedDuration) -> Result<Vec<Princ
     people(client, Statement::query("listing accounts to delete", sql).bind(age.as_secs_f64(), Type::FLOAT8)).await
 }
 
+/// Roles of people without an active grant in any integration.
+pub async fn without_access(client: &Client) -> Result<Vec<Oid>, TargetError> {
+    let sql = "SELECT a.role_oid FROM postern.account a WHERE a.role_oid IS NOT NULL \
+               AND NOT EXISTS (SELECT FROM postern.access_grant g WHERE g.principal = a.principal AND g.ending IS NULL)";
+    let rows = batch::alone(client, vec![Statement::query("listing accounts without access", sql)]).await?;
+    Ok(rows.iter().flatten().map(|row| row.get("role_oid")).collect())
+}
+
 /// Roles whose password was set at or before `before` and is not marked yet.
 pub async fn old_passwords(client: &Client, before: Timestamp) -> Result<Vec<String>, TargetError> {
     let sql = "SELECT role_name FROM postern.account \
@@ -92,7 +101,7 @@ pub async fn old_passwords(client: &Client, before: Timestamp) -> Result<Vec<Str
 pub async fn prune(client: &Client, keep: SignedDuration) -> Result<u64, TargetError> {
     let horizon = "(SELECT pruned_to FROM postern.fact)";
     let statements = [
-        Statement::plain("beginning a transaction", BEGIN),
+        Statement::plain(BEGINNING, BEGIN),
         Statement::query(
             "moving the horizon",
             "UPDATE postern.fact SET pruned_to = greatest(pruned_to, now() - make_interval(secs => $1))",

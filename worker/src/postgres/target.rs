@@ -1,6 +1,7 @@
 //! One target server: its sessions, its circuit, its credential.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::config::Integration;
+use crate::config::integration::HostPort;
 use crate::postgres::TargetError;
-use crate::postgres::connect::connect;
+use crate::postgres::connect::{Purpose, connect};
 use crate::postgres::ledger::{self, Ledger};
 use crate::secrets::{self, CachedCredential};
 
@@ -31,7 +33,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 struct Shared {
     integration: Arc<Integration>,
-    credential: CachedCredential,
+    purpose: Purpose,
+    credential: Arc<CachedCredential>,
 }
 
 /// One target server. Cheap to share; sessions are opened when needed and closed when idle.
@@ -42,6 +45,10 @@ pub struct Target {
     ledger: tokio::sync::Mutex<Option<Ledger>>,
     circuit: Mutex<Circuit>,
     heavy: tokio::sync::Mutex<()>,
+    /// Its read replicas, each with sessions and a circuit of its own.
+    replicas: Vec<Target>,
+    /// For a replica: it had not replayed everything when it was last looked at.
+    pub(super) lags: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +61,22 @@ struct Circuit {
 impl Target {
     /// A target that no session was opened with yet.
     pub fn new(integration: Arc<Integration>) -> Self {
-        let credential = CachedCredential::new(secrets::store(&integration), integration.secret_cache);
+        let credential = Arc::new(CachedCredential::new(secrets::store(&integration), integration.secret_cache));
+        let replicas = integration.replicas.iter().flatten().map(|at| Self::replica(&integration, at, &credential)).collect();
+        Self::with(Shared { integration, purpose: Purpose::Changing, credential }, replicas)
+    }
+
+    /// A read replica: the same login, database and encryption at another address.
+    fn replica(primary: &Integration, at: &HostPort, credential: &Arc<CachedCredential>) -> Self {
+        let integration = Arc::new(primary.at(at));
+        Self::with(Shared { integration, purpose: Purpose::Looking, credential: Arc::clone(credential) }, Vec::new())
+    }
+
+    fn with(shared: Shared, replicas: Vec<Self>) -> Self {
         Self {
-            shared: Arc::new(Shared { integration, credential }),
+            shared: Arc::new(shared),
+            replicas,
+            lags: AtomicBool::new(false),
             pools: Mutex::default(),
             ledger: tokio::sync::Mutex::default(),
             circuit: Mutex::default(),
@@ -69,14 +89,20 @@ impl Target {
         &self.shared.integration
     }
 
+    /// Its read replicas: for [`Target::session`], never for [`Target::maintenance`].
+    pub fn replicas(&self) -> &[Self] {
+        &self.replicas
+    }
+
     /// A session with the maintenance database, and the ledger in it, which is made if it is not there.
     pub async fn maintenance(&self) -> Result<(Session, Ledger), TargetError> {
-        let session = self.session(&self.integration().database).await?;
+        let mut session = self.session(&self.integration().database).await.map_err(TargetError::of_maintenance)?;
         let mut known = self.ledger.lock().await;
         if let Some(ledger) = known.as_ref() {
             return Ok((session, ledger.clone()));
         }
-        let ledger = ledger::open(session.client()).await?;
+        let ledger = ledger::open(session.begin()).await?;
+        session.ended();
         *known = Some(ledger.clone());
         Ok((session, ledger))
     }
@@ -127,6 +153,7 @@ impl Target {
 
     /// Closes sessions that nobody used for a while, and forgets pools without any. Called now and then.
     pub fn close_idle(&self) {
+        self.replicas.iter().for_each(Self::close_idle);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|_, pool| {
             pool.retain(|_, metrics: Metrics| metrics.last_used() < IDLE);
@@ -185,14 +212,14 @@ impl managed::Manager for Manager {
     type Error = TargetError;
 
     async fn create(&self) -> Result<Connection, TargetError> {
-        let Shared { integration, credential } = &*self.shared;
+        let Shared { integration, purpose, credential } = &*self.shared;
         let mut known = credential.get().await?;
-        let connected = match connect(integration, &self.database, &known, "postern").await {
+        let connected = match connect(integration, *purpose, &self.database, &known, "postern").await {
             Err(error) if error.is_authentication() => {
                 // The secret may have been rotated since it was read: once more with what the store says now.
                 credential.invalidate().await;
                 known = credential.get().await?;
-                connect(integration, &self.database, &known, "postern").await
+                connect(integration, *purpose, &self.database, &known, "postern").await
             }
             other => other,
         };

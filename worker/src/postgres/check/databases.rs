@@ -11,7 +11,8 @@ use super::facts::{Database, Facts};
 use super::item::{Item, Status};
 use crate::postgres::TargetError;
 use crate::postgres::batch::{self, Statement};
-use crate::postgres::ledger::BEGIN;
+use crate::postgres::error::BEGINNING;
+use crate::postgres::ledger::BEGIN_READING;
 use crate::postgres::names::{ident, literal};
 use crate::postgres::privileges::{Extent, level};
 
@@ -163,7 +164,7 @@ pub(super) async fn survey(
     listed: bool,
 ) -> Result<Vec<Item>, TargetError> {
     let statements = [
-        Statement::plain("beginning a transaction", format!("{BEGIN}; SET TRANSACTION READ ONLY")),
+        Statement::plain(BEGINNING, BEGIN_READING),
         wanted.ask("looking for grant options", LACKING),
         wanted.ask("looking at default privileges", CREATORS),
         wanted.ask("looking at what everybody has", PUBLIC),

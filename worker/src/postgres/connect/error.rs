@@ -197,7 +197,9 @@ impl fmt::Display for ConnectFailure {
             Self::Cleartext(refused) => refused.fmt(f),
             Self::Tls(error) => error.fmt(f),
             Self::NoDatabase => f.write_str("the database does not exist"),
-            Self::ReadOnly => f.write_str("the server is a replica, where nothing can be changed; use the primary as hostname"),
+            Self::ReadOnly => f.write_str(
+                "the server is a read replica (in recovery) and takes no changes; name the primary as hostname of the integration",
+            ),
             Self::Forbidden { what } => write!(f, "{what} (SQLSTATE 42501); GRANT CONNECT on the database to this user"),
             Self::Refused { what, sqlstate: Some(sqlstate) } => write!(f, "{what} (SQLSTATE {sqlstate})"),
             Self::Refused { what, sqlstate: None } => f.write_str(what),
