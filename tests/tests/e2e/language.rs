@@ -10,7 +10,8 @@ use crate::{allowed, explained};
 async fn a_server_that_speaks_german_changes_nothing() -> Result<()> {
     let mut stage = Stage::builder().version("15".parse()?).policy("roles = ['reporting', 'strong']").start().await?;
     let superuser = stage.pg.superuser("postgres").await?;
-    superuser.batch_execute("CREATE ROLE strong CREATEROLE; ALTER SYSTEM SET lc_messages = 'de_DE.UTF-8'").await?;
+    superuser.batch_execute("CREATE ROLE strong CREATEROLE").await?;
+    superuser.batch_execute("ALTER SYSTEM SET lc_messages = 'de_DE.UTF-8'").await?;
     stage.pg.restart().await?;
     let superuser = stage.pg.superuser("postgres").await?;
     let german = superuser.batch_execute("SELECT * FROM nowhere").await.err().context("a missing table")?;
