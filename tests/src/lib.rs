@@ -10,7 +10,7 @@
 //! | [`worker`] | one `postern run`, and `postern` as a command |
 //! | [`identity`] | a person's age key: opens sealed credentials |
 //! | [`postgres`] | a cluster of PostgreSQL 14 to 18 that imitates Azure or RDS |
-//! | [`pgbouncer`] | a PgBouncer before a cluster |
+//! | [`pgbouncer`] | a `PgBouncer` before a cluster |
 //! | [`rabbit`] | a RabbitMQ node |
 //! | [`proxy`] | a relay that forgets connections, as firewalls do |
 //! | [`scratch`], [`process`] | directories and processes that do not outlive the test, however it ends |

@@ -52,7 +52,8 @@ macro_rules! begin {
             $mode,
             // Settings that not every version has, and one that may be stricter than what is needed here.
             "; SELECT set_config('createrole_self_grant', '', true) WHERE current_setting('server_version_num')::int4 >= 160000",
-            "; SELECT set_config('transaction_timeout', '5min', true) WHERE current_setting('server_version_num')::int4 >= 170000",
+            // A timer that runs is not set anew by another value (17 and 18): it has to be turned off first.
+            "; SELECT set_config('transaction_timeout', '0', true), set_config('transaction_timeout', '5min', true) WHERE current_setting('server_version_num')::int4 >= 170000",
             // A result may only say what a crash does not undo.
             "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
         )

@@ -75,7 +75,9 @@ impl Question {
     async fn end(self, target: &Target) -> Ended {
         let all = join_all(target.replicas().iter().map(|replica| self.end_on(replica))).await;
         let mut ended = Ended { warnings: self.warnings, ..Ended::default() };
-        all.into_iter().for_each(|one| ended.add(one));
+        for one in all {
+            ended.add(one);
+        }
         ended
     }
 
