@@ -80,7 +80,7 @@ async fn connect_to(port: u16, mode: &str) -> Result<(), ConnectError> {
     let config = PosternConfig::parse(&text, "postern.toml".as_ref(), &|_| None).unwrap();
     let integration = config.integrations.values().next().unwrap();
     let credential = Credential { username: "u".to_owned(), password: "hunter2".to_owned().into() };
-    connect(integration, &integration.database, &credential, "postern").await.map(|_| ())
+    connect(integration, Purpose::Changing, &integration.database, &credential, "postern").await.map(|_| ())
 }
 
 /// The outcome, and what the server heard after the login packets.
