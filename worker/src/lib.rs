@@ -10,12 +10,14 @@
 //! | [`retry`] | when to try again, and when to give up |
 //! | [`audit`] | results |
 //! | [`secrets`] | the connector's credential |
+//! | [`aws`] | AWS credentials, login tokens, where an RDS instance is |
 //! | [`config`] | file and environment |
 //! | [`cli`] | one file a command |
 //! | [`health`], [`telemetry`] | what an operator sees |
 
 pub mod access;
 pub mod audit;
+pub mod aws;
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -108,6 +108,20 @@ impl Postgres {
         Ok(self.admin("postgres").await?.batch_execute(&sql).await?)
     }
 
+    /// From now on the server's logins are those of RDS: a member of `rds_iam`, directly or through others, comes by
+    /// token and never by password, and everybody else the other way round. The token is the gate's to judge, which comes
+    /// from an address of its own.
+    pub async fn ask_for_tokens(&mut self) -> Result<()> {
+        let file = self.server.data().join("pg_hba.conf");
+        let gate = crate::aws::gate::ADDRESS;
+        let rules = format!(
+            "host all +rds_iam {gate}/32 trust\nhost all all {gate}/32 reject\nhost all +rds_iam 127.0.0.1/32 reject\n{}",
+            fs::read_to_string(&file)?
+        );
+        fs::write(&file, rules)?;
+        self.restart().await
+    }
+
     /// Everything the server logged so far; every statement is in it.
     pub fn log(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(self.server.log())?).into_owned())

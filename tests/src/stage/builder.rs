@@ -107,6 +107,13 @@ impl Builder {
         if let Some(Value::Table(integrations)) = config.get_mut("integrations") {
             for integration in integrations.iter_mut().filter_map(|(_, value)| value.as_table_mut()) {
                 let differences = std::mem::replace(integration, target.clone());
+                if differences.get("auth").and_then(Value::as_str) == Some("iam") {
+                    integration.remove("secret");
+                }
+                if differences.contains_key("instance_id") {
+                    integration.remove("hostname");
+                    integration.remove("port");
+                }
                 merge(integration, differences);
             }
         }

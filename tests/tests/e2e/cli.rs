@@ -27,7 +27,7 @@ fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn json(output: &Output) -> Result<Value> {
+pub(crate) fn json(output: &Output) -> Result<Value> {
     serde_json::from_slice(&output.stdout).with_context(|| format!("not JSON: {}{}", out(output), err(output)))
 }
 
@@ -36,7 +36,7 @@ async fn cli(stage: &Stage, code: i32, args: &[&str]) -> Result<Output> {
     exits(stage.cli(args).await?, code, args)
 }
 
-fn exits(output: Output, code: i32, args: &[&str]) -> Result<Output> {
+pub(crate) fn exits(output: Output, code: i32, args: &[&str]) -> Result<Output> {
     ensure!(
         output.status.code() == Some(code),
         "postern {} exited with {}, expected {code}:\n{}{}",

@@ -11,6 +11,7 @@ mod faults;
 mod forbidden;
 mod grants;
 mod harness;
+mod iam;
 mod idempotence;
 mod language;
 mod many_databases;
@@ -88,7 +89,9 @@ async fn explained(stage: &Stage) -> Result<()> {
     let client = stage.pg.superuser("postgres").await?;
     let sql = "WITH wanted AS (
                  SELECT a.role_oid AS member, b.role_oid AS roleid FROM postern.access_grant g
-                   JOIN postern.account a USING (principal) JOIN postern.bundle b ON b.id = ANY (g.bundles) WHERE g.ending IS NULL),
+                   JOIN postern.account a USING (principal) JOIN postern.bundle b ON b.id = ANY (g.bundles) WHERE g.ending IS NULL
+                 UNION SELECT a.role_oid, r.oid FROM postern.access_grant g JOIN postern.account a USING (principal), pg_roles r
+                   WHERE a.iam AND r.rolname = 'rds_iam' AND g.ending IS NULL),
                actual AS (SELECT m.member, m.roleid FROM pg_auth_members m JOIN postern.account a ON a.role_oid = m.member)
                SELECT 'missing' AS what, member::text, roleid::text FROM (TABLE wanted EXCEPT TABLE actual) AS x
                UNION ALL SELECT 'unexplained', member::text, roleid::text FROM (TABLE actual EXCEPT TABLE wanted) AS x

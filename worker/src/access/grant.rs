@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use postern_schemas::result::{Change, CredentialStatus};
 use postern_schemas::{Code, Deliver, Grant, Outcome, Principal, Reason};
 
+use crate::access::iam;
 use crate::access::plan::{Decision, GrantRecord, Plan, Step};
 use crate::access::policy::{Rules, check_account, forbidden};
 use crate::access::reconcile::{Goal, reconcile};
@@ -18,7 +19,7 @@ use crate::access::state::{BundleKey, Ending, GrantRow, Observed, roles_of, scop
 pub fn plan(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules: &Rules) -> Decision {
     match judge(grant, asked, role_name, seen, rules) {
         Ok(Verdict::Open) => open(grant, asked, role_name, seen, rules),
-        Ok(Verdict::Again) => again(grant, role_name, seen, rules),
+        Ok(Verdict::Again) => again(grant, asked, role_name, seen, rules),
         Ok(Verdict::Over(ending, reason)) => over(grant, asked, ending, reason, role_name, seen),
         Ok(Verdict::Superseded(reason)) => Decision::Do(Plan::settled(Outcome::Superseded, reason)),
         Err(reason) => Decision::Do(Plan::rejected(reason)),
@@ -59,6 +60,7 @@ fn judge(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rule
             None if current(grant, seen).is_some_and(|row| row.is_over(seen.now)) => Verdict::Superseded(expired()),
             None => {
                 check_account(seen, role_name)?;
+                iam::check(iam::decide(&grant.credential, asked, seen, rules), seen)?;
                 Verdict::Again
             }
         });
@@ -72,6 +74,7 @@ fn judge(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rule
     check_account(seen, role_name)?;
     check_databases(grant, seen)?;
     check_roles(grant, seen)?;
+    iam::check(iam::decide(&grant.credential, asked, seen, rules), seen)?;
     Ok(Verdict::Open)
 }
 
@@ -182,17 +185,18 @@ fn open(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules
     };
     let mut grants: Vec<&GrantRow> = others(grant, seen).collect();
     let in_use = !grants.is_empty() || current(grant, seen).is_some_and(|row| !row.is_over(seen.now));
-    let password = grant.credential != Deliver::None && password_due(seen, rules, in_use);
+    let by_token = iam::decide(&grant.credential, asked, seen, rules);
+    let password = grant.credential != Deliver::None && !by_token && password_due(seen, rules, in_use);
     grants.push(&record);
 
     let mut plan = Plan { warnings: warnings.into_iter().collect(), ..Plan::default() };
     plan.changes.push(Change::new(if current(grant, seen).is_some() { "replace_grant" } else { "open_grant" }, grant.grant_id.as_str()));
-    if let Err(keys) =
-        reconcile(seen, &Goal { grants, restore: true, password, connection_limit: rules.connection_limit }, role_name, &mut plan)
-    {
+    let goal = Goal { grants, restore: true, password, connection_limit: rules.connection_limit, iam: Some(by_token) };
+    if let Err(keys) = reconcile(seen, &goal, role_name, &mut plan) {
         return Decision::Ensure(keys);
     }
     finish_credential(&grant.principal, &grant.credential, password, asked, seen, &mut plan);
+    finish_login(&grant.principal, &grant.credential, by_token, asked, seen, rules, &mut plan);
     plan.steps.push(Step::SaveGrant(record_of(grant, asked, record.bundles.clone(), None)));
     plan.in_effect = true;
     plan.expires_at = grant.expires_at;
@@ -200,13 +204,18 @@ fn open(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules
 }
 
 /// The same revision under another event: a new grant event for the person, so what was lost is restored.
-fn again(grant: &Grant, role_name: &str, seen: &Observed, rules: &Rules) -> Decision {
+fn again(grant: &Grant, asked: Timestamp, role_name: &str, seen: &Observed, rules: &Rules) -> Decision {
     let mut plan = Plan::default();
-    let goal = Goal { grants: seen.in_force().collect(), restore: true, password: false, connection_limit: rules.connection_limit };
+    let by_token = iam::decide(&grant.credential, asked, seen, rules);
+    // Who logged in by token has no password to go on with.
+    let password = seen.logs_in_by_token() && !by_token;
+    let goal =
+        Goal { grants: seen.in_force().collect(), restore: true, password, connection_limit: rules.connection_limit, iam: Some(by_token) };
     if let Err(keys) = reconcile(seen, &goal, role_name, &mut plan) {
         return Decision::Ensure(keys);
     }
-    finish_credential(&grant.principal, &grant.credential, false, seen.now, seen, &mut plan);
+    finish_credential(&grant.principal, &grant.credential, password, asked, seen, &mut plan);
+    finish_login(&grant.principal, &grant.credential, by_token, asked, seen, rules, &mut plan);
     plan.in_effect = true;
     plan.expires_at = current(grant, seen).and_then(|row| row.expires_at);
     Decision::Do(plan)
@@ -247,6 +256,26 @@ fn password_due(seen: &Observed, rules: &Rules, in_use: bool) -> bool {
     let flagged = seen.account.as_ref().is_some_and(|account| account.rotation_due);
     let too_old = rules.credential_rotation.is_some_and(|longest| seen.now.duration_since(set_at) >= longest);
     (flagged || too_old) && !in_use
+}
+
+/// Records how the person logs in, where anybody asks for tokens at all.
+pub(super) fn finish_login(
+    principal: &Principal,
+    deliver: &Deliver,
+    by_token: bool,
+    asked: Timestamp,
+    seen: &Observed,
+    rules: &Rules,
+    plan: &mut Plan,
+) {
+    let before = seen.logs_in_by_token();
+    let decided = rules.iam || *deliver != Deliver::None;
+    if before != by_token || decided && (rules.iam || before) {
+        plan.steps.push(Step::SaveLogin { principal: principal.clone(), iam: by_token, asked_at: asked });
+    }
+    if by_token && *deliver != Deliver::None {
+        plan.warnings.push("no password was made: an event asked later than this one says that the person logs in by IAM token".to_owned());
+    }
 }
 
 /// Says what happened to the password, and counts a new one.

@@ -15,6 +15,7 @@
 pub mod cleanup;
 pub mod expiry;
 pub mod grant;
+pub mod iam;
 pub mod plan;
 pub mod policy;
 #[cfg(test)]

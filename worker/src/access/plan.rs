@@ -111,6 +111,26 @@ pub enum Step {
         /// The roles.
         roles: Vec<String>,
     },
+    /// Makes the person log in by IAM token: membership in `rds_iam`. The connector leaves the person's role first, if
+    /// it is a member: it would log in by token only, too.
+    GrantIam {
+        /// The person's role.
+        member: String,
+    },
+    /// Takes the password away, as the owner role.
+    DropPassword {
+        /// The person's role.
+        name: String,
+    },
+    /// Records whether the person logs in by IAM token.
+    SaveLogin {
+        /// The person.
+        principal: Principal,
+        /// By token; else by password.
+        iam: bool,
+        /// The event's `time`.
+        asked_at: Timestamp,
+    },
     /// Binds the account to the role of that name as it is then.
     ClaimRole {
         /// The person.

@@ -17,6 +17,8 @@ pub const MAX_AHEAD: SignedDuration = SignedDuration::from_secs(60);
 pub struct Rules {
     /// The longest time from asking to expiry; also makes `expires_at` required.
     pub max_duration: Option<SignedDuration>,
+    /// Who needs no credential delivered logs in by IAM token (`auth = "iam"`).
+    pub iam: bool,
     /// Levels that may be given.
     pub access: BTreeSet<Access>,
     /// Existing roles that may be given.

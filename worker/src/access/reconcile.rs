@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use postern_schemas::result::Change;
 use postern_schemas::{Code, Reason};
 
+use crate::access::iam;
 use crate::access::plan::{Plan, Step};
 use crate::access::policy::forbidden;
 use crate::access::state::{Bundle, BundleKey, GrantRow, Observed, Role};
@@ -25,12 +26,18 @@ pub struct Goal<'a> {
     pub password: bool,
     /// The most sessions the person may have at once, where a grant event says so.
     pub connection_limit: Option<u32>,
+    /// Whether the person logs in by IAM token; `None`: as before.
+    pub iam: Option<bool>,
 }
 
 /// Adds to `plan` what brings role and memberships to the goal. `role_name` is the name that a new role gets.
 /// Returns the bundles that must be made first, if any.
 pub fn reconcile(seen: &Observed, goal: &Goal<'_>, role_name: &str, plan: &mut Plan) -> Result<(), Vec<BundleKey>> {
-    let wanted = Wanted::of(seen, &goal.grants, goal.restore)?;
+    let mut wanted = Wanted::of(seen, &goal.grants, goal.restore)?;
+    let by_token = goal.iam.unwrap_or_else(|| seen.logs_in_by_token());
+    if by_token && !goal.grants.is_empty() {
+        wanted.roles.insert(iam::ROLE.to_owned());
+    }
     let expected = Wanted::before(seen);
     plan.hold = wanted.rows.iter().copied().collect();
     plan.steps.extend(wanted.rebound.iter().cloned());
@@ -64,6 +71,10 @@ pub fn reconcile(seen: &Observed, goal: &Goal<'_>, role_name: &str, plan: &mut P
         Some(role) => {
             claim(seen, plan);
             alter(role, goal, opens, valid_until, plan);
+            if by_token && seen.account.as_ref().is_some_and(|account| account.password_set_at.is_some()) {
+                plan.steps.push(Step::DropPassword { name: name.clone() });
+                plan.changes.push(Change::new("drop_password", &name));
+            }
         }
     }
     plan.role = Some(name.clone());
@@ -165,6 +176,10 @@ fn memberships(seen: &Observed, exists: bool, wanted: &Wanted, restore: bool, na
     for role in roles.iter().chain(&bundles) {
         plan.changes.push(Change::new("grant_membership", role));
     }
+    let (by_token, roles): (Vec<String>, Vec<String>) = roles.into_iter().partition(|role| role == iam::ROLE);
+    if !by_token.is_empty() {
+        plan.steps.push(Step::GrantIam { member: name.to_owned() });
+    }
     if !roles.is_empty() {
         let pass: Vec<String> = roles.iter().filter(|role| seen.passes(role)).cloned().collect();
         if !pass.is_empty() {
@@ -247,6 +262,9 @@ impl Wanted {
             wanted.roles.extend(grant.roles().map(ToString::to_string));
             let powerful = grant.roles().filter(|role| seen.roles.get(role).is_some_and(|facts| forbidden(facts).is_some()));
             wanted.forbidden.extend(powerful.map(ToString::to_string));
+        }
+        if seen.logs_in_by_token() && !seen.active.is_empty() {
+            wanted.roles.insert(iam::ROLE.to_owned());
         }
         wanted
     }

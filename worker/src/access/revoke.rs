@@ -61,7 +61,7 @@ pub fn person(integration: &IntegrationId, principal: &Principal, until: Timesta
 /// Brings role and memberships down to the grants that stay.
 pub(super) fn take_away(seen: &Observed, stay: Vec<&GrantRow>, role_name: &str, plan: &mut Plan) {
     // Without restoring, no bundle is ever missing.
-    let _ = reconcile(seen, &Goal { grants: stay, restore: false, password: false, connection_limit: None }, role_name, plan);
+    let _ = reconcile(seen, &Goal { grants: stay, restore: false, ..Goal::default() }, role_name, plan);
 }
 
 pub(super) fn end(integration: &IntegrationId, grant_id: &GrantId, ending: Ending) -> Step {

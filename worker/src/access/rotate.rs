@@ -5,10 +5,10 @@ use postern_schemas::request::RotatePrincipal;
 use postern_schemas::result::Change;
 use postern_schemas::{Code, Deliver, Outcome, Reason};
 
-use crate::access::grant::finish_credential;
+use crate::access::grant::{finish_credential, finish_login};
 use crate::access::plan::{Decision, Plan, Step};
 use crate::access::policy::{Rules, check_account};
-use crate::access::reconcile::claim;
+use crate::access::reconcile::{Goal, claim, reconcile};
 use crate::access::state::Observed;
 
 /// Decides what a rotation of one person's password asked at `asked` does.
@@ -21,6 +21,9 @@ pub fn person(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen
     let Some(role) = seen.our_role() else { return Decision::Do(Plan::rejected(no_account(request))) };
     let mut plan = Plan { role: Some(role.name.clone()), ..Plan::default() };
     claim(seen, &mut plan);
+    if seen.logs_in_by_token() {
+        return Decision::Do(of_token(request, asked, role_name, seen, rules, plan));
+    }
     plan.steps.push(Step::AlterRole {
         name: role.name.clone(),
         login: None,
@@ -37,6 +40,23 @@ pub fn person(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen
     Decision::Do(plan)
 }
 
+/// A person without a password: one that is to be delivered takes the token's place, or there is nothing to rotate.
+fn of_token(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen: &Observed, rules: &Rules, mut plan: Plan) -> Plan {
+    let password = request.credential != Deliver::None;
+    if password {
+        let goal = Goal { grants: seen.in_force().collect(), restore: false, password, connection_limit: None, iam: Some(false) };
+        // Without restoring, no bundle is ever missing.
+        let _ = reconcile(seen, &goal, role_name, &mut plan);
+    } else {
+        plan.warnings.push("the person logs in by IAM token and has no password to rotate".to_owned());
+    }
+    finish_credential(&request.principal, &request.credential, password, asked, seen, &mut plan);
+    if password {
+        finish_login(&request.principal, &request.credential, false, asked, seen, rules, &mut plan);
+    }
+    plan
+}
+
 fn judge(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen: &Observed, rules: &Rules) -> Result<Option<Reason>, Reason> {
     rules.check_age(asked, seen.now, seen.horizon)?;
     rules.check_delivery(&request.credential)?;
@@ -44,7 +64,10 @@ fn judge(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen: &Ob
     if seen.our_role().is_none() {
         return Err(no_account(request));
     }
-    let last = seen.account.as_ref().and_then(|account| account.password_asked_at);
+    let last = seen.account.as_ref().and_then(|account| match seen.logs_in_by_token() {
+        true => account.login_asked_at,
+        false => account.password_asked_at,
+    });
     Ok(last.filter(|last| asked < *last).map(|last| {
         let message = format!("the password was replaced by an event asked at {last}, after this one");
         Reason::new(Code::LowerRevision, message)

@@ -13,6 +13,8 @@ pub type Oid = u32;
 /// Ledger and catalog as they concern one event. Read after the locks were taken, in statements of their own.
 #[derive(Clone, Debug)]
 pub struct Observed {
+    /// The connector's login.
+    pub connector: String,
     /// The target's clock.
     pub now: Timestamp,
     /// The ledger's own identity; stands in the comment of every role that is ours.
@@ -37,7 +39,7 @@ pub struct Observed {
     pub bundles: Vec<Bundle>,
     /// Databases that the event names, by name; absent ones do not exist.
     pub databases: BTreeMap<Identifier, Database>,
-    /// Existing roles that the event or an active grant names.
+    /// Existing roles that the event or an active grant names, and `rds_iam`.
     pub roles: BTreeMap<Identifier, RoleFacts>,
 }
 
@@ -56,6 +58,10 @@ pub struct Account {
     pub password_asked_at: Option<Timestamp>,
     /// A policy rotation found the password too old.
     pub rotation_due: bool,
+    /// The person logs in by IAM token and has no password.
+    pub iam: bool,
+    /// The `time` of the event that decided so, or against it.
+    pub login_asked_at: Option<Timestamp>,
 }
 
 /// A row of `pg_roles`, with its comment.
@@ -307,6 +313,11 @@ impl Observed {
             (Some(role), Some(known)) if role.oid == known => self.our_role().map(|role| role.oid).into_iter().collect(),
             _ => self.our_role().map(|role| role.oid).into_iter().chain(known).collect(),
         }
+    }
+
+    /// Whether the person logs in by IAM token, by the ledger.
+    pub fn logs_in_by_token(&self) -> bool {
+        self.our_role().is_some() && self.account.as_ref().is_some_and(|account| account.iam)
     }
 
     /// A role of the person's name that is not ours.

@@ -95,6 +95,7 @@ pub(super) fn grant_id(id: u8) -> GrantId {
 pub(super) fn rules() -> Rules {
     Rules {
         max_duration: None,
+        iam: false,
         access: Access::ALL.into_iter().collect(),
         roles: ["reporting", FORBIDDEN_ROLE].into_iter().map(name).collect(),
         databases: None,
@@ -153,6 +154,7 @@ impl World {
         let facts = |chain: Vec<RoleLink>| RoleFacts { chain, can_hand_on: true, pass: false };
         let membership = |role: &String| Membership { role: role.clone(), grantor: "postern_owner".to_owned(), revocable: true };
         Observed {
+            connector: "postern_connector".to_owned(),
             now: self.now,
             ledger: Uuid::nil(),
             horizon: Timestamp::MIN,
@@ -261,6 +263,14 @@ impl World {
                 self.account.password_asked_at = self.account.password_asked_at.max(Some(*asked_at));
             }
             Step::SaveGrant(record) => self.save(record),
+            Step::GrantIam { .. } => {
+                self.member_of.insert(super::iam::ROLE.to_owned());
+            }
+            Step::DropPassword { .. } => self.account.password_set_at = None,
+            Step::SaveLogin { iam, asked_at, .. } => {
+                self.account.iam = *iam;
+                self.account.login_asked_at = self.account.login_asked_at.max(Some(*asked_at));
+            }
             Step::RebindGrant { .. } | Step::MarkRotationDue { .. } | Step::PassRoles { .. } => {}
             Step::EndGrant { grant_id, ending, .. } => {
                 self.active.remove(grant_id);

@@ -98,11 +98,11 @@ pub fn message(mut event: AuditEvent, receipt: &Receipt, finished_at: Timestamp,
 }
 
 /// Everything but the unreserved characters of RFC 3986 is escaped.
-const USERINFO: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A connection URI (PostgreSQL docs, "Connection URIs").
 pub fn uri(integration: &Integration, username: &str, password: Option<&str>, database: &Identifier) -> String {
-    let escaped = |text: &str| utf8_percent_encode(text, USERINFO).to_string();
+    let escaped = |text: &str| utf8_percent_encode(text, UNRESERVED).to_string();
     let password = password.map(|p| format!(":{}", escaped(p))).unwrap_or_default();
     let host = if integration.hostname.contains(':') { format!("[{}]", integration.hostname) } else { integration.hostname.clone() };
     format!(

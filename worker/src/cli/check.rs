@@ -60,6 +60,7 @@ fn configuration(config: &Config) -> Item {
 async fn server(config: &Config, integration: &Integration) -> Vec<Checked> {
     let mut items = check::integration(integration, &execution::rules(integration, config)).await;
     items.extend(neighbour(config, integration));
+    items.extend(other_login(config, integration));
     items.into_iter().map(|item| (Some(integration.id.clone()), item)).collect()
 }
 
@@ -73,6 +74,18 @@ fn neighbour(config: &Config, integration: &Integration) -> Option<Item> {
         other.id, other.database, integration.database
     );
     Some(Item::warn("neighbour", message))
+}
+
+/// From 16 on a connector is a member of every role it made, so people in `rds_iam` bring it in, too.
+fn other_login(config: &Config, integration: &Integration) -> Option<Item> {
+    let elsewhere = |other: &&Arc<Integration>| other.address() == integration.address() && other.is_iam();
+    let other = config.integrations.values().find(elsewhere).filter(|_| !integration.is_iam())?;
+    let message = format!(
+        "{} is on the same server with auth = \"iam\": once people log in by token there, RDS refuses the password of a connector that made \
+         their roles (from PostgreSQL 16 on); give both auth = \"iam\"",
+        other.id
+    );
+    Some(Item::warn("login", message))
 }
 
 async fn broker(settings: &Settings) -> Vec<Item> {

@@ -8,7 +8,7 @@ use postern_schemas::fields::{Fields, FromText, Problems};
 use postern_schemas::{Identifier, IntegrationId};
 use serde_json::Value;
 
-use super::{Policy, RoleTemplate, SecretSource, SslMode, read, tls, unavailable};
+use super::{Policy, Resolve, RoleTemplate, SecretSource, SslMode, rds, read, tls, unavailable};
 
 /// The most characters of `custom_access_details`, which travel in every grant's result.
 const MAX_ACCESS_DETAILS: usize = 400;
@@ -71,13 +71,24 @@ pub enum OwnedObjects {
     ReassignTo(Identifier),
 }
 
-/// A host, and its TCP port where it is not the integration's.
+/// An RDS instance whose endpoint is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Instance {
+    /// Its region.
+    pub region: String,
+    /// Its identifier in that region.
+    pub id: String,
+    /// A port that counts more than the endpoint's own, such as that of a tunnel.
+    pub port: Option<u16>,
+}
+
+/// A host and its TCP port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     /// Name or address.
     pub host: String,
     /// TCP port.
-    pub port: Option<u16>,
+    pub port: u16,
 }
 
 /// Who is responsible for an integration, in the words of the access system.
@@ -105,10 +116,15 @@ pub struct Integration {
     pub id: IntegrationId,
     /// `type`: who runs the server.
     pub kind: Platform,
-    /// Name or address; what `verify-full` compares the certificate with.
+    /// Name or address; what `verify-full` compares the certificate with. With `instance`: what stands for the endpoint
+    /// until it is found.
     pub hostname: String,
     /// TCP port.
     pub port: u16,
+    /// The instance whose endpoint takes the place of `hostname` and `port`.
+    pub instance: Option<Instance>,
+    /// Other addresses for names, from `POSTERN_RESOLVE`.
+    pub resolve: Resolve,
     /// The maintenance database, which holds the ledger.
     pub database: Identifier,
     /// How much a connection proves about its other end.
@@ -151,24 +167,26 @@ pub struct Integration {
 
 impl Integration {
     /// Reads the table that stands at `path`. `None` when a mistake keeps it from being made; others are recorded too.
-    pub(super) fn read(id: IntegrationId, table: &Value, path: String, problems: &Problems) -> Option<Self> {
+    pub(super) fn read(id: IntegrationId, table: &Value, path: String, resolve: &Resolve, problems: &Problems) -> Option<Self> {
         let fields = Fields::new(table, path, problems)?;
         fields.required("type");
         let kind = read::parsed(&fields, "type", Platform::parse);
-        let hostname = hostname(&fields, kind);
         let port = fields.integer("port", 1, u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
+        let instance = rds::instance(&fields, kind, port);
+        let hostname = hostname(&fields, instance.as_ref());
         let database = fields.text("database").or_else(|| Identifier::new(DEFAULT_DATABASE).ok());
         let ssl_mode = tls::mode(&fields);
         let ssl_root_cert = tls::root_cert(&fields);
         let ssl_client = tls::client(&fields);
-        let secret = secret(&fields, kind);
+        let secret = secret(&fields, kind, hostname.as_deref(), instance.as_ref());
         let require_mark = fields.boolean("require_mark").unwrap_or(true);
         let secret_cache = read::seconds(&fields, "secret_cache_seconds", 0, 86_400).unwrap_or(DEFAULT_SECRET_CACHE);
         let connector_rotation_days = read::number(&fields, "connector_rotation_days", 1, 3650);
         let credential_rotation_days = read::number(&fields, "credential_rotation_days", 0, 3650);
         let user_cleanup_days = read::number(&fields, "user_cleanup_days", 0, 3650);
         let owned_objects = owned_objects(&fields).unwrap_or_default();
-        let replicas = fields.texts("replicas");
+        let at = |place: Place| HostPort { host: place.host, port: place.port.or(port).unwrap_or(DEFAULT_PORT) };
+        let replicas = fields.texts("replicas").map(|places: Vec<Place>| places.into_iter().map(at).collect());
         let connection_limit = read::number(&fields, "connection_limit", 1, MAX_CONNECTION_LIMIT);
         let role_name = read::parsed(&fields, "role_name", RoleTemplate::parse).unwrap_or_default();
         let custom_access_details = read::parsed(&fields, "custom_access_details", access_details);
@@ -185,6 +203,8 @@ impl Integration {
             id,
             kind: kind?,
             hostname: hostname?,
+            instance,
+            resolve: resolve.clone(),
             port: port.unwrap_or(DEFAULT_PORT),
             database: database?,
             ssl_mode,
@@ -208,10 +228,20 @@ impl Integration {
         })
     }
 
-    /// The same server's copy at another address: same login, database and encryption.
+    /// The same server's copy at another address, or the server where it was found: same login, database and encryption.
     #[must_use]
     pub fn at(&self, place: &HostPort) -> Self {
-        Self { hostname: place.host.clone(), port: place.port.unwrap_or(self.port), ..self.clone() }
+        Self { hostname: place.host.clone(), port: place.port, ..self.clone() }
+    }
+
+    /// Whether this is its address.
+    pub fn is_at(&self, endpoint: &HostPort) -> bool {
+        (self.hostname.as_str(), self.port) == (endpoint.host.as_str(), endpoint.port)
+    }
+
+    /// Whether the connector logs in by AWS credentials, and people without a password can.
+    pub fn is_iam(&self) -> bool {
+        matches!(self.secret, SecretSource::Iam { .. })
     }
 
     /// `host:port`, an IPv6 address in brackets.
@@ -220,22 +250,12 @@ impl Integration {
     }
 }
 
-/// On RDS an instance may be named instead of its host.
-fn hostname(fields: &Fields<'_>, kind: Option<Platform>) -> Option<String> {
+fn hostname(fields: &Fields<'_>, instance: Option<&Instance>) -> Option<String> {
     let host = read::parsed(fields, "hostname", host);
-    if kind == Some(Platform::AwsRds) {
-        let instance = read::words(fields, "region").zip(read::words(fields, "instance_id"));
-        let parts = [fields.has("region"), fields.has("instance_id")];
-        if fields.has("hostname") == parts.contains(&true) || parts == [true, false] || parts == [false, true] {
-            fields.problem_here("expected either hostname, or region and instance_id");
-        }
-        // The caller gets a name either way: that an instance cannot be looked up is for `unavailable` to say.
-        return host.or_else(|| instance.map(|(region, id)| format!("{id}.{region}")));
-    }
-    if !fields.has("hostname") {
+    if !fields.has("hostname") && !fields.has("instance_id") {
         fields.problem("hostname", "is missing");
     }
-    host
+    host.or_else(|| instance.map(|instance| format!("{}.{}", instance.id, instance.region)))
 }
 
 fn host(text: &str) -> Result<String, String> {
@@ -249,22 +269,19 @@ fn host(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is not a host; expected a name or an address alone: the port has a key of its own, and no scheme belongs here"))
 }
 
-fn secret(fields: &Fields<'_>, kind: Option<Platform>) -> Option<SecretSource> {
+fn secret(fields: &Fields<'_>, kind: Option<Platform>, hostname: Option<&str>, instance: Option<&Instance>) -> Option<SecretSource> {
     let iam = read::parsed(fields, "auth", |text| match text {
         "password" => Ok(false),
         "iam" => Ok(true),
         other => Err(format!("{other:?} is not a way to log in; expected password or iam")),
     });
     if iam != Some(true) {
+        if fields.value("username").is_some() {
+            fields.problem("username", "goes with auth = \"iam\" only; otherwise the secret names the login");
+        }
         return fields.required_object("secret").and_then(|secret| SecretSource::read(&secret));
     }
-    if kind.is_some_and(|kind| kind != Platform::AwsRds) {
-        fields.problem("auth", "iam goes with type = \"aws-rds-postgresql\" only; expected password");
-    }
-    if fields.value("secret").is_some() {
-        fields.problem("secret", "is not used with auth = \"iam\"; leave it out");
-    }
-    None
+    rds::iam(fields, kind, hostname, instance)
 }
 
 fn owned_objects(fields: &Fields<'_>) -> Option<OwnedObjects> {
@@ -281,7 +298,13 @@ fn owned_objects(fields: &Fields<'_>) -> Option<OwnedObjects> {
     })
 }
 
-impl FromText for HostPort {
+/// A host, and its TCP port where it is not the integration's.
+struct Place {
+    host: String,
+    port: Option<u16>,
+}
+
+impl FromText for Place {
     fn from_text(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("{text:?} is not host or host:port; expected such as replica.example.com, replica.example.com:5432 or [::1]:5432");
@@ -294,6 +317,14 @@ impl FromText for HostPort {
             return Err(wrong());
         }
         host(bare.unwrap_or(name)).map(|host| Self { host, port }).map_err(|_| wrong())
+    }
+}
+
+impl FromText for HostPort {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let Place { host, port } = Place::from_text(text)?;
+        let port = port.ok_or_else(|| format!("{text:?} names no port; expected host:port"))?;
+        Ok(Self { host, port })
     }
 }
 

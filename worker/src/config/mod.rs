@@ -8,6 +8,8 @@
 //! | [`policy`] | `[integrations.<id>.policy]` |
 //! | [`secret`] | `secret = { … }` |
 //! | [`tls`] | `ssl_mode` |
+//! | `rds` | `region`, `instance_id`, `auth = "iam"` |
+//! | [`resolve`] | `POSTERN_RESOLVE` |
 //! | [`role_name`] | `role_name` |
 //! | `unavailable` | keys of the contract that this version refuses |
 //!
@@ -16,6 +18,7 @@
 //! | `POSTERN_CONFIG` | the file's path, unless `--config` is given; default `postern.toml` |
 //! | `POSTERN_BROKER_URL` | `broker.url` |
 //! | `POSTERN_LISTEN` | `worker.listen` |
+//! | `POSTERN_RESOLVE` | where names lead to, for tests and private networks; see [`resolve`] |
 //! | `POSTERN_LOG` | nothing in the file: what is logged, such as `info,postern=debug` |
 //!
 //! Every mistake is reported, not only the first, each with its key's path. No message repeats a text that may be
@@ -24,7 +27,9 @@
 pub mod broker;
 pub mod integration;
 pub mod policy;
+mod rds;
 mod read;
+pub mod resolve;
 pub mod role_name;
 pub mod secret;
 mod source;
@@ -44,8 +49,9 @@ use postern_schemas::IntegrationId;
 use postern_schemas::fields::{Fields, Problem, Problems};
 use serde_json::Value;
 
-pub use integration::{Integration, Platform};
+pub use integration::{HostPort, Instance, Integration, Platform};
 pub use policy::Policy;
+pub use resolve::Resolve;
 pub use role_name::RoleTemplate;
 pub use secret::SecretSource;
 pub use tls::SslMode;
@@ -144,7 +150,7 @@ impl Config {
         let secret_mark = read::parsed(&fields, "secret_mark", mark);
         let broker = broker::read(&fields, env);
         let worker = WorkerConfig::read(&fields, env);
-        let integrations = integrations(&fields);
+        let integrations = integrations(&fields, &Resolve::read(env, problems));
         let log = log(env, problems);
         fields.finish();
         Some(Self {
@@ -157,17 +163,17 @@ impl Config {
     }
 }
 
-fn integrations(fields: &Fields<'_>) -> BTreeMap<IntegrationId, Arc<Integration>> {
+fn integrations(fields: &Fields<'_>, resolve: &Resolve) -> BTreeMap<IntegrationId, Arc<Integration>> {
     let problems = fields.problems();
     let Some(tables) = fields.object("integrations") else { return BTreeMap::new() };
     let read = |name: &str, table: &Value| {
         let path = tables.path(name);
         match IntegrationId::new(name) {
-            Ok(id) => Integration::read(id, table, path, problems),
+            Ok(id) => Integration::read(id, table, path, resolve, problems),
             Err(message) => {
                 problems.add(path.clone(), message);
                 // Under any other name, so that the mistakes inside are listed too.
-                IntegrationId::new("unnamed").ok().and_then(|id| Integration::read(id, table, path, problems))
+                IntegrationId::new("unnamed").ok().and_then(|id| Integration::read(id, table, path, resolve, problems))
             }
         }
     };

@@ -21,6 +21,13 @@ pub enum SecretSource {
     },
     /// A secret store.
     Store(StoreRef),
+    /// None: logins are signed with AWS credentials (`auth = "iam"`).
+    Iam {
+        /// The role to log in as.
+        username: Identifier,
+        /// The region of the server; `None`: the one that the process runs in.
+        region: Option<String>,
+    },
 }
 
 /// Where the password of [`SecretSource::Local`] is.
@@ -71,6 +78,8 @@ impl fmt::Display for SecretSource {
             Self::Local { password: LocalPassword::File(path), .. } => write!(f, "local:{}", path.display()),
             Self::Local { password: LocalPassword::Env(name), .. } => write!(f, "local:${name}"),
             Self::Store(place) => place.fmt(f),
+            Self::Iam { region: Some(region), .. } => write!(f, "AWS IAM in {region}"),
+            Self::Iam { region: None, .. } => f.write_str("AWS IAM"),
         }
     }
 }

@@ -213,10 +213,48 @@ fn what_this_version_cannot_do_is_refused() {
         let met = mistakes(&format!("[integrations.a]\ntype = \"postgresql\"\nhostname = \"h\"\nsecret = {{ {secret} }}\n"), &[]);
         assert!(met.len() == 1 && met[0].starts_with("integrations.a.secret.") && met[0].contains("not available"), "{met:?}");
     }
-    let rds = "[integrations.a]\ntype = \"aws-rds-postgresql\"\nregion = \"r\"\ninstance_id = \"i\"\nauth = \"iam\"\n";
-    let met = mistakes(rds, &[]);
-    assert_eq!(met.len(), 2, "{met:?}");
-    assert!(met.iter().all(|mistake| mistake.contains("not available")));
+}
+
+fn rds(more: &str) -> String {
+    format!("[integrations.a]\ntype = \"aws-rds-postgresql\"\nauth = \"iam\"\n{more}")
+}
+
+#[test]
+fn an_rds_instance_is_named_by_endpoint_or_by_id() {
+    let read = |more: &str| parse_with(&rds(more), &[]).unwrap().integrations.into_values().next().unwrap();
+    let by_id = read("region = \"eu-west-1\"\ninstance_id = \"Orders\"\nusername = \"gate\"");
+    let expected = super::Instance { region: "eu-west-1".to_owned(), id: "orders".to_owned(), port: None };
+    assert_eq!(by_id.instance, Some(expected));
+    let iam = |username: &str, region: &str| SecretSource::Iam {
+        username: postern_schemas::Identifier::new(username).unwrap(),
+        region: (!region.is_empty()).then(|| region.to_owned()),
+    };
+    assert_eq!(by_id.secret, iam("gate", "eu-west-1"));
+    assert_eq!(by_id.ssl_mode, SslMode::VerifyFull);
+    let by_name = read("hostname = \"orders.abc.eu-central-1.rds.amazonaws.com\"");
+    assert_eq!((&by_name.instance, &by_name.secret), (&None, &iam("postern_connector", "eu-central-1")));
+    assert_eq!(read("hostname = \"db.example.com\"").secret, iam("postern_connector", ""));
+    assert_eq!(read("hostname = \"db.example.com\"\nregion = \"us-east-1\"").secret, iam("postern_connector", "us-east-1"));
+
+    for (more, expected) in [
+        ("instance_id = \"i\"", "integrations.a: expected either hostname, or region and instance_id"),
+        ("region = \"eu-west-1\"", "integrations.a: expected either hostname, or region and instance_id"),
+        ("region = \"eu-west-1\"\ninstance_id = \"i\"\nhostname = \"h\"", "integrations.a: expected either"),
+        ("region = \"EU West\"\ninstance_id = \"i\"", "integrations.a.region: "),
+        ("region = \"eu-west-1\"\ninstance_id = \"i/j\"", "integrations.a.instance_id: "),
+        ("hostname = \"h\"\nssl_mode = \"require\"", "integrations.a.ssl_mode: is \"require\" with auth = \"iam\"; expected verify-full"),
+        ("hostname = \"h\"\nssl_mode = \"disable\"", "integrations.a.ssl_mode: "),
+        ("hostname = \"h\"\nsecret = { local = { username = \"u\", password_env = \"P\" } }", "integrations.a.secret: is not used"),
+    ] {
+        let met = mistakes(&rds(more), &[]);
+        assert!(met.iter().any(|mistake| mistake.starts_with(expected)), "{more}: {met:?}");
+    }
+}
+
+#[test]
+fn where_names_lead_to_is_checked() {
+    let met = mistakes(MINIMAL, &[("POSTERN_RESOLVE", "db.example.com")]);
+    assert!(met.len() == 1 && met[0].starts_with("POSTERN_RESOLVE: "), "{met:?}");
 }
 
 #[test]

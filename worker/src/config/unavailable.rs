@@ -8,18 +8,11 @@ use serde_json::Value;
 pub(super) fn report(fields: &Fields<'_>, integration: &Value) {
     let refuse =
         |name: &str, what: &str, instead: &str| fields.problem(name, format!("{what} is not available in this version; {instead}"));
-    let text = |name: &str| integration.get(name).and_then(Value::as_str);
 
     if let Some(Value::Object(secret)) = integration.get("secret")
         && let Some(store) = secret.keys().find(|store| postern_schemas::store::StoreRef::NAMES.contains(&store.as_str()))
     {
         refuse(&format!("secret.{store}"), "reading this secret store", "use secret = { local = { username, password_file } }");
-    }
-    if text("auth") == Some("iam") {
-        refuse("auth", "IAM authentication", "use auth = \"password\"");
-    }
-    if text("type") == Some("aws-rds-postgresql") && !fields.has("hostname") && fields.has("instance_id") {
-        refuse("instance_id", "finding an instance by its id", "give its endpoint as hostname");
     }
     if fields.has("connector_rotation_days") {
         refuse("connector_rotation_days", "rotating the connector's credential", "leave it out and rotate it where the secret is kept");

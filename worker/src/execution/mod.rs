@@ -131,6 +131,7 @@ pub fn rules(integration: &Integration, config: &Config) -> Rules {
     let seconds = |d: std::time::Duration| jiff::SignedDuration::try_from(d).unwrap_or(jiff::SignedDuration::MAX);
     Rules {
         max_duration: integration.policy.max_duration,
+        iam: integration.is_iam(),
         access: integration.policy.access.clone(),
         roles: integration.policy.roles.clone(),
         databases: integration.policy.databases.clone(),

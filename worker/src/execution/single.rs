@@ -222,7 +222,7 @@ impl Task<'_> {
     }
 
     fn draft(&self, plan: &Plan, seen: &Observed, drawn: Option<&Drawn>) -> Result<AuditEvent, Stop> {
-        let draft = Draft { key: &self.key, verb: self.verb, event: self.event, integration: self.target.integration() };
+        let draft = Draft { key: &self.key, verb: self.verb, event: self.event, integration: &self.target.located() };
         let mut result = draft.of(plan, seen.principal.as_ref(), seen.now, self.seal(plan, drawn)?);
         if let Some((grant_id, revision)) = self.expiry {
             result.data.grant_id = Some(grant_id.to_string());
@@ -236,10 +236,10 @@ impl Task<'_> {
         let (Some(drawn), Some(role), true) = (drawn, &plan.role, delivered) else { return Ok(None) };
         let recipient = self.deliver().map(Recipient::of).transpose().map_err(|reason| Stop::Target(reason.into()))?.flatten();
         let Some(recipient) = recipient else { return Ok(None) };
-        let integration = self.target.integration();
+        let integration = self.target.located();
         let scope = crate::access::state::scopes_of(self.permissions()).next();
         let database = scope.map_or(&integration.database, |scope| &scope.database);
-        drawn.seal(&recipient, integration, role, database).map(Some).map_err(Stop::Credential)
+        drawn.seal(&recipient, &integration, role, database).map(Some).map_err(Stop::Credential)
     }
 
     /// Goes on with an event that was taken up before.

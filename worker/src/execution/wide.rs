@@ -199,7 +199,7 @@ pub(super) async fn claim(event: &Event, key: &EventKey, target: &Target, lease:
 }
 
 pub(super) fn draft(event: &Event, key: &EventKey, target: &Target, plan: &Plan, now: Timestamp) -> AuditEvent {
-    let draft = Draft { key, verb: event.request.verb(), event: Some(event), integration: target.integration() };
+    let draft = Draft { key, verb: event.request.verb(), event: Some(event), integration: &target.located() };
     draft.of(plan, None, now, None)
 }
 

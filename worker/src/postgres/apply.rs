@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use crate::access::iam;
 use crate::access::plan::GrantRecord;
 use crate::access::state::Ending;
 use crate::access::{Plan, Step};
@@ -74,7 +75,14 @@ pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
 }
 
 fn is_membership(step: &Step) -> bool {
-    matches!(step, Step::GrantBundles { .. } | Step::PassRoles { .. } | Step::GrantRoles { .. } | Step::RevokeMembership { .. })
+    matches!(
+        step,
+        Step::GrantBundles { .. }
+            | Step::PassRoles { .. }
+            | Step::GrantRoles { .. }
+            | Step::GrantIam { .. }
+            | Step::RevokeMembership { .. }
+    )
 }
 
 fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
@@ -123,6 +131,13 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
             let by = if context.ledger.has_membership_options() { As::Owner } else { As::Login };
             vec![(by, Statement::plain("handing roles on", give(roles, member, context)))]
         }
+        Step::GrantIam { member } => vec![
+            (As::Owner, Statement::plain("leaving the person's role", leave(member, context.ledger))),
+            (As::Login, Statement::plain("giving rds_iam", give(&[iam::ROLE.to_owned()], member, context))),
+        ],
+        Step::DropPassword { name } => {
+            owner(Statement::plain("taking the password away", format!("ALTER ROLE {} PASSWORD NULL", ident(name))))
+        }
         ledger => of_ledger(ledger, context.by).into_iter().map(|statement| (As::Login, statement)).collect(),
     }
 }
@@ -130,6 +145,12 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
 fn give(roles: &[String], member: &str, context: Context<'_>) -> String {
     let options = if context.ledger.has_membership_options() { " WITH INHERIT TRUE, SET FALSE" } else { "" };
     format!("GRANT {} TO {}{options}", idents(roles.iter().map(String::as_str)), ident(member))
+}
+
+/// Takes the connector out of a role of ours that it joined to dispose of it; nothing but a warning if it is not in it.
+pub fn leave(role: &str, ledger: &Ledger) -> String {
+    let by = if ledger.has_membership_options() { format!(" GRANTED BY {}", ident(OWNER)) } else { String::new() };
+    format!("REVOKE {} FROM SESSION_USER{by}", ident(role))
 }
 
 fn password_clause(set: bool, context: Context<'_>) -> String {
@@ -160,7 +181,7 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
             Statement::query(
                 "recording the role",
                 "UPDATE postern.account SET role_name = $2, role_oid = (SELECT oid FROM pg_roles WHERE rolname = $2), created_at = now(), \
-                 last_grant_ended_at = NULL, password_set_at = NULL, rotation_due = false WHERE principal = $1",
+                 last_grant_ended_at = NULL, password_set_at = NULL, rotation_due = false, iam = false WHERE principal = $1",
             )
             .text(principal.as_str())
             .text(role.as_str()),
@@ -172,6 +193,16 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
                  password_asked_at = greatest(password_asked_at, $2) WHERE principal = $1",
             )
             .text(principal.as_str())
+            .bind(*asked_at, Type::TIMESTAMPTZ),
+        ],
+        Step::SaveLogin { principal, iam, asked_at } => vec![
+            Statement::query(
+                "recording how the person logs in",
+                "UPDATE postern.account SET iam = $2, login_asked_at = greatest(login_asked_at, $3), \
+                 password_set_at = CASE WHEN NOT $2 THEN password_set_at END, rotation_due = rotation_due AND NOT $2 WHERE principal = $1",
+            )
+            .text(principal.as_str())
+            .bind(*iam, Type::BOOL)
             .bind(*asked_at, Type::TIMESTAMPTZ),
         ],
         Step::SaveGrant(record) => save_grant(record),
@@ -206,6 +237,8 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
         | Step::RevokeMembership { .. }
         | Step::GrantBundles { .. }
         | Step::PassRoles { .. }
+        | Step::GrantIam { .. }
+        | Step::DropPassword { .. }
         | Step::GrantRoles { .. } => Vec::new(),
     }
 }

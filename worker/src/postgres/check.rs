@@ -1,5 +1,6 @@
 //! What a connector may and sees on its server, compared with what it needs. Changes nothing, the ledger included.
 
+mod aws;
 mod databases;
 mod facts;
 mod item;
@@ -22,6 +23,7 @@ use crate::postgres::batch::{self, Statement};
 use crate::postgres::connect::{ConnectError, ConnectFailure, Purpose, connect};
 use crate::postgres::error::BEGINNING;
 use crate::postgres::ledger::{self, BEGIN_READING, OWNER};
+use crate::postgres::locate::look_up;
 use crate::postgres::names::ident;
 use crate::postgres::observe::role_chains;
 use crate::postgres::rows;
@@ -34,15 +36,35 @@ const APPLICATION: &str = "postern check";
 
 /// Looks at an integration's secret and server. Takes seconds if the server cannot be reached.
 pub async fn integration(integration: &Integration, rules: &Rules) -> Vec<Item> {
+    let mut items = Vec::new();
+    let found = match &integration.instance {
+        None => integration.clone(),
+        Some(instance) => match look_up(instance).await {
+            Ok(endpoint) => {
+                items.push(Item::ok(
+                    "endpoint",
+                    format!("{} in {} is at {}:{}", instance.id, instance.region, endpoint.host, endpoint.port),
+                ));
+                integration.at(&endpoint)
+            }
+            Err(error) => return vec![aws::no_endpoint(&error, instance)],
+        },
+    };
+    let integration = &found;
     let credential = match secrets::store(integration).connector().await {
         Ok(credential) => credential,
-        Err(error) => return vec![Item::fail("secret", error.to_string())],
+        Err(error) => return items.into_iter().chain([Item::fail("secret", error.to_string())]).collect(),
     };
-    let mut items = vec![Item::ok("secret", format!("{} names the login {}", integration.secret, credential.username))];
+    let said = if integration.is_iam() {
+        format!("{} signs logins of {}", integration.secret, credential.username)
+    } else {
+        format!("{} names the login {}", integration.secret, credential.username)
+    };
+    items.push(Item::ok("secret", said));
     let client = match connect(integration, Purpose::Changing, &integration.database, &credential, APPLICATION).await {
         Ok((client, _task)) => client,
         Err(error) => {
-            items.push(no_session(&error));
+            items.push(if integration.is_iam() { aws::no_login(&error, no_session(&error)) } else { no_session(&error) });
             return items;
         }
     };
@@ -127,6 +149,9 @@ async fn look(client: &Client, integration: &Integration, credential: &Credentia
 
     let mut items = server::server(&facts, integration, now);
     items.extend(judge::rights(&facts, integration.kind));
+    if integration.is_iam() {
+        items.push(aws::hands_iam_on(&facts));
+    }
     items.push(lost.unwrap_or_else(|| judge::ledger(&facts, ledger)));
     let others = ledgers.iter().map(|row| row.get("ledger")).filter(|other: &String| ledger.is_none_or(|(id, _)| *other != id.to_string()));
     items.extend(judge::others(&facts, &others.collect::<Vec<_>>(), ledger.is_some()));

@@ -57,7 +57,7 @@ pub async fn connect(
         .dbname(database.as_str())
         .application_name(application_name)
         .host(&integration.hostname)
-        .port(integration.port)
+        .port(integration.resolve.destination(&integration.hostname, integration.port).1)
         .connect_timeout(ADDRESS_TIMEOUT)
         .tcp_user_timeout(SEND_TIMEOUT)
         .keepalives_idle(KEEPALIVE_IDLE)
@@ -87,7 +87,8 @@ type Connected = (Client, bool, JoinHandle<()>);
 /// Tries the host's addresses until a server answers on one, whatever it answers.
 async fn any_address(integration: &Integration, config: &Config, connector: &Connector) -> Result<Connected, ConnectFailure> {
     let unresolved = |why: String| ConnectFailure::unreachable(format!("the name {} cannot be resolved: {why}", integration.hostname));
-    let found = tokio::net::lookup_host((integration.hostname.as_str(), integration.port)).await;
+    let destination = integration.resolve.destination(&integration.hostname, integration.port);
+    let found = tokio::net::lookup_host(destination).await;
     let addresses: Vec<IpAddr> = found.map_err(|error| unresolved(error.to_string()))?.map(|address| address.ip()).collect();
     let mut last = unresolved("it has no address".to_owned());
     for address in addresses {

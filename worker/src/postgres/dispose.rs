@@ -3,7 +3,8 @@
 //! `pg_shdepend` says in which databases the role owns something or was given something, so the cost does not grow with
 //! the databases of the server. Each of them is one transaction: as the owner role, hand membership in the role to the
 //! connector's login; dispose of what it owns; `DROP OWNED` as the login (as the owner it only warns and revokes
-//! nothing); take the membership back. Then `DROP ROLE` as the owner. Tried on 14 to 18, with the rights of the bootstrap.
+//! nothing); take the membership back. Never while the role is in `rds_iam`: on RDS the connector would log in by
+//! token only, too. Then `DROP ROLE` as the owner. Tried on 14 to 18, with the rights of the bootstrap.
 
 mod blockers;
 pub mod reassign;
@@ -21,7 +22,7 @@ use crate::postgres::error::BEGINNING;
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::target::Session;
-use crate::postgres::{Target, TargetError};
+use crate::postgres::{Target, TargetError, apply};
 
 /// The ledger's row of a role that is dropped. Whoever changes the role's memberships or drops it holds this row: two
 /// workers dropping one role would otherwise leave a membership of a dead role behind (`GRANT` beside `DROP ROLE`).
@@ -71,7 +72,8 @@ impl Record<'_> {
             Self::Bundle(id) => Statement::query("forgetting the bundle", "DELETE FROM postern.bundle WHERE id = $1").bind(id, Type::INT8),
             Self::Person(person) => Statement::query(
                 "forgetting the role",
-                "UPDATE postern.account SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false WHERE principal = $1",
+                "UPDATE postern.account SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false, iam = false \
+                 WHERE principal = $1",
             )
             .text(person.as_str()),
         }
@@ -203,9 +205,12 @@ async fn enter(target: &Target, place: &Place, role: &str) -> Result<Result<Sess
 
 /// The transaction in one database but for its end: commit it if nothing is returned.
 async fn empty(client: &Client, place: &Place, doomed: &Doomed<'_>) -> Result<Vec<String>, TargetError> {
-    let mut statements = vec![Statement::plain(BEGINNING, BEGIN)];
-    statements.extend(join(doomed));
-    batch::run(client, &statements).await?;
+    batch::run(client, &[Statement::plain(BEGINNING, BEGIN)]).await?;
+    let ways = blockers::ways_into_rds_iam(client, doomed.oid, &doomed.name).await?;
+    if !ways.is_empty() {
+        return Ok(ways);
+    }
+    batch::run(client, &join(doomed)).await?;
     let found = match &doomed.fate {
         Fate::Keep => blockers::owned(client, doomed.oid, place.shared).await?,
         Fate::Drop => Vec::new(),
@@ -227,7 +232,7 @@ fn join(doomed: &Doomed<'_>) -> [Statement; 3] {
 }
 
 fn leave(doomed: &Doomed<'_>) -> [Statement; 3] {
-    as_owner("leaving a role to be dropped", format!("REVOKE {} FROM SESSION_USER", ident(&doomed.name)))
+    as_owner("leaving a role to be dropped", apply::leave(&doomed.name, doomed.ledger))
 }
 
 fn as_owner(doing: &'static str, sql: String) -> [Statement; 3] {

@@ -4,6 +4,7 @@
 use postern_schemas::{Code, Reason};
 use tokio_postgres::error::SqlState;
 
+use crate::aws::AwsError;
 use crate::postgres::connect::ConnectError;
 use crate::secrets::SecretError;
 
@@ -22,6 +23,9 @@ pub enum TargetError {
     /// The connector's credential could not be had.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Nobody says where the server is.
+    #[error(transparent)]
+    Lookup(#[from] AwsError),
     /// A statement failed.
     #[error("{doing}: {}", describe(source))]
     Sql {
@@ -132,6 +136,7 @@ impl TargetError {
             // One database of the server is gone, not the server.
             Self::Connect(error) if error.is_no_database() => Disposition::Later,
             Self::Secret(_)
+            | Self::Lookup(_)
             | Self::Connect(_)
             | Self::NoMaintenance(_)
             | Self::Standby
@@ -167,7 +172,7 @@ impl TargetError {
     pub fn code(&self) -> Code {
         match self {
             Self::Rejected(reason) | Self::CircuitOpen(reason) => reason.code,
-            Self::Secret(_) => Code::SecretUnavailable,
+            Self::Secret(_) | Self::Lookup(AwsError::NoCredentials | AwsError::Credentials(_)) => Code::SecretUnavailable,
             Self::MissingRight { .. } => Code::PermissionMissing,
             Self::Sql { source, .. } if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Code::PermissionMissing,
             _ if self.disposition() == Disposition::Unreachable => Code::TargetUnreachable,

@@ -166,7 +166,7 @@ pub async fn role_of(client: &Client, principal: &str) -> Result<Vec<crate::acce
 
 /// The account's role was dropped by hand: the record of it goes too.
 pub async fn forget_lost_role(client: &Client, principal: &Principal) -> Result<(), TargetError> {
-    let sql = "UPDATE postern.account a SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false \
+    let sql = "UPDATE postern.account a SET role_name = NULL, role_oid = NULL, password_set_at = NULL, rotation_due = false, iam = false \
                WHERE principal = $1 AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role_oid) \
                  AND NOT EXISTS (SELECT FROM postern.access_grant g WHERE g.principal = a.principal AND g.ending IS NULL)";
     batch::alone(client, vec![Statement::query("forgetting a lost role", sql).text(principal.as_str())]).await.map(|_| ())

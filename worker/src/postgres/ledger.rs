@@ -13,7 +13,11 @@ use crate::postgres::names::ident;
 pub const OWNER: &str = "postern_owner";
 
 /// The ledger's migrations in order; the schema version is how many of them ran.
-const MIGRATIONS: [&str; 2] = [include_str!("../../migrations/0001_ledger.sql"), include_str!("../../migrations/0002_seals.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../migrations/0001_ledger.sql"),
+    include_str!("../../migrations/0002_seals.sql"),
+    include_str!("../../migrations/0003_iam.sql"),
+];
 
 /// What a session has to know of its server.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`connect`], [`tls`] | one session, with libpq's meaning of `ssl_mode` |
+//! | [`locate`] | where a server is: an RDS instance's endpoint is looked up |
 //! | [`target`] | one server: its sessions, its circuit, its credential |
 //! | [`batch`] | statements that travel in one round trip |
 //! | [`ledger`] | the ledger's schema: made once, checked at the first session |
@@ -32,6 +33,7 @@ pub mod drift;
 pub mod error;
 pub mod events;
 pub mod ledger;
+pub mod locate;
 pub mod names;
 pub mod observe;
 pub mod privileges;

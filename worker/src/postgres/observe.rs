@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use crate::access::iam;
 use crate::access::state::{Observed, roles_of, scopes_of};
 use crate::postgres::TargetError;
 use crate::postgres::batch::{self, Statement};
@@ -93,6 +94,7 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
     let facts = facts.first().ok_or_else(|| TargetError::LostFacts)?;
     let principal: Option<String> = account.first().map(|row| row.get("principal"));
     let mut observed = Observed {
+        connector: ledger.connector.clone(),
         now: facts.get("now"),
         ledger: facts.get("ledger_id"),
         horizon: rows::moment(facts, "pruned_to").unwrap_or(Timestamp::MIN),
@@ -149,7 +151,8 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
             .bind(digest.clone(), Type::BYTEA)
     };
     let databases: Vec<String> = scopes_of(question.permissions).map(|scope| scope.database.to_string()).collect();
-    let roles: Vec<String> = roles_of(question.permissions).map(ToString::to_string).collect();
+    let rds_iam = std::iter::once(iam::ROLE.to_owned());
+    let roles: Vec<String> = roles_of(question.permissions).map(ToString::to_string).chain(rds_iam).collect();
     let maintenance = question.verb == Verb::Unknown;
 
     vec![
@@ -172,7 +175,8 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
         of_person(
             "locking the person",
             format!(
-                "SELECT principal, role_name, role_oid, generation, password_set_at, password_asked_at, rotation_due \
+                "SELECT principal, role_name, role_oid, generation, password_set_at, password_asked_at, rotation_due, \
+                        iam, login_asked_at \
                  FROM postern.account WHERE principal = {PERSON} FOR UPDATE"
             ),
         ),

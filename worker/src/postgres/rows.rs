@@ -21,7 +21,7 @@ fn optional<T: FromText>(text: &str, what: &str) -> Result<Option<T>, TargetErro
     if text.is_empty() { Ok(None) } else { parsed(text, what).map(Some) }
 }
 
-/// Columns: `role_name, role_oid, generation, password_set_at, password_asked_at, rotation_due`.
+/// Columns: `role_name, role_oid, generation, password_set_at, password_asked_at, rotation_due, iam, login_asked_at`.
 pub fn account(row: &Row) -> Account {
     Account {
         role_name: row.get("role_name"),
@@ -30,6 +30,8 @@ pub fn account(row: &Row) -> Account {
         password_set_at: row.get("password_set_at"),
         password_asked_at: row.get("password_asked_at"),
         rotation_due: row.get("rotation_due"),
+        iam: row.get("iam"),
+        login_asked_at: row.get("login_asked_at"),
     }
 }
 

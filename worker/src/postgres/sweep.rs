@@ -57,7 +57,9 @@ pub async fn drifted(client: &Client) -> Result<Vec<Principal>, TargetError> {
                  SELECT a.principal, b.role_oid AS roleid FROM postern.access_grant g JOIN postern.account a USING (principal) \
                    JOIN postern.bundle b ON b.id = ANY (g.bundles) WHERE g.ending IS NULL \
                  UNION SELECT a.principal, r.oid FROM postern.access_grant g JOIN postern.account a USING (principal), \
-                   jsonb_array_elements(g.permissions) p JOIN pg_catalog.pg_roles r ON r.rolname = p ->> 'role' WHERE g.ending IS NULL), \
+                   jsonb_array_elements(g.permissions) p JOIN pg_catalog.pg_roles r ON r.rolname = p ->> 'role' WHERE g.ending IS NULL \
+                 UNION SELECT a.principal, r.oid FROM postern.access_grant g JOIN postern.account a USING (principal), pg_catalog.pg_roles r \
+                   WHERE a.iam AND r.rolname = 'rds_iam' AND g.ending IS NULL), \
                actual AS ( \
                  SELECT a.principal, m.roleid FROM postern.account a JOIN pg_catalog.pg_auth_members m ON m.member = a.role_oid) \
                SELECT principal FROM ((TABLE wanted EXCEPT TABLE actual) UNION (TABLE actual EXCEPT TABLE wanted)) AS x \

@@ -13,9 +13,9 @@ use tokio_postgres::Client;
 use crate::config::Integration;
 use crate::config::integration::HostPort;
 use crate::postgres::TargetError;
-use crate::postgres::connect::{Purpose, connect};
+use crate::postgres::connect::{ConnectError, Purpose, connect};
 use crate::postgres::ledger::{self, Ledger};
-use crate::secrets::{self, CachedCredential};
+use crate::postgres::locate::{Located, Locator};
 
 /// How long an event waits for one of the integration's sessions.
 const SESSION_WAIT: Duration = Duration::from_secs(10);
@@ -29,18 +29,12 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What all sessions of a target share.
-#[derive(Debug)]
-struct Shared {
-    integration: Arc<Integration>,
-    purpose: Purpose,
-    credential: Arc<CachedCredential>,
-}
-
 /// One target server. Cheap to share; sessions are opened when needed and closed when idle.
 #[derive(Debug)]
 pub struct Target {
-    shared: Arc<Shared>,
+    integration: Arc<Integration>,
+    locator: Arc<Locator>,
+    purpose: Purpose,
     pools: Mutex<HashMap<Identifier, managed::Pool<Manager>>>,
     ledger: tokio::sync::Mutex<Option<Ledger>>,
     circuit: Mutex<Circuit>,
@@ -61,20 +55,21 @@ struct Circuit {
 impl Target {
     /// A target that no session was opened with yet.
     pub fn new(integration: Arc<Integration>) -> Self {
-        let credential = Arc::new(CachedCredential::new(secrets::store(&integration), integration.secret_cache));
-        let replicas = integration.replicas.iter().flatten().map(|at| Self::replica(&integration, at, &credential)).collect();
-        Self::with(Shared { integration, purpose: Purpose::Changing, credential }, replicas)
+        let replicas = integration.replicas.iter().flatten().map(|at| Self::replica(&integration, at)).collect();
+        Self::with(integration, Purpose::Changing, replicas)
     }
 
     /// A read replica: the same login, database and encryption at another address.
-    fn replica(primary: &Integration, at: &HostPort, credential: &Arc<CachedCredential>) -> Self {
-        let integration = Arc::new(primary.at(at));
-        Self::with(Shared { integration, purpose: Purpose::Looking, credential: Arc::clone(credential) }, Vec::new())
+    fn replica(primary: &Integration, at: &HostPort) -> Self {
+        let integration = Integration { instance: None, ..primary.at(at) };
+        Self::with(Arc::new(integration), Purpose::Looking, Vec::new())
     }
 
-    fn with(shared: Shared, replicas: Vec<Self>) -> Self {
+    fn with(integration: Arc<Integration>, purpose: Purpose, replicas: Vec<Self>) -> Self {
         Self {
-            shared: Arc::new(shared),
+            locator: Arc::new(Locator::new(Arc::clone(&integration))),
+            integration,
+            purpose,
             replicas,
             lags: AtomicBool::new(false),
             pools: Mutex::default(),
@@ -86,7 +81,12 @@ impl Target {
 
     /// Its configuration.
     pub fn integration(&self) -> &Integration {
-        &self.shared.integration
+        &self.integration
+    }
+
+    /// The same with the address where the target was last found.
+    pub fn located(&self) -> Arc<Integration> {
+        Arc::clone(&self.locator.last().integration)
     }
 
     /// Its read replicas: for [`Target::session`], never for [`Target::maintenance`].
@@ -131,7 +131,7 @@ impl Target {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let size = usize::try_from(self.integration().max_sessions).unwrap_or(1).max(2);
         let make = || {
-            let manager = Manager { shared: Arc::clone(&self.shared), database: database.clone() };
+            let manager = Manager { locator: Arc::clone(&self.locator), purpose: self.purpose, database: database.clone() };
             // Only a wait without a runtime can fail to build, and a runtime is named.
             managed::Pool::builder(manager)
                 .max_size(size)
@@ -195,7 +195,8 @@ impl Target {
 /// Opens and checks sessions for the pool of one database.
 #[derive(Debug)]
 struct Manager {
-    shared: Arc<Shared>,
+    locator: Arc<Locator>,
+    purpose: Purpose,
     database: Identifier,
 }
 
@@ -212,17 +213,21 @@ impl managed::Manager for Manager {
     type Error = TargetError;
 
     async fn create(&self) -> Result<Connection, TargetError> {
-        let Shared { integration, purpose, credential } = &*self.shared;
+        let located = self.locator.locate().await?;
+        let Located { integration, credential } = &*located;
         let mut known = credential.get().await?;
-        let connected = match connect(integration, *purpose, &self.database, &known, "postern").await {
+        let connected = match connect(integration, self.purpose, &self.database, &known, "postern").await {
             Err(error) if error.is_authentication() => {
                 // The secret may have been rotated since it was read: once more with what the store says now.
                 credential.invalidate().await;
                 known = credential.get().await?;
-                connect(integration, *purpose, &self.database, &known, "postern").await
+                connect(integration, self.purpose, &self.database, &known, "postern").await
             }
             other => other,
         };
+        if connected.as_ref().is_err_and(ConnectError::may_be_elsewhere) {
+            self.locator.doubt().await;
+        }
         let (client, _task) = connected?;
         Ok(Connection { client, username: known.username, clean: true })
     }
@@ -232,7 +237,7 @@ impl managed::Manager for Manager {
             return Err(RecycleError::message("the session is closed or was left inside a transaction"));
         }
         // Work that takes several sessions is done as one account.
-        if self.shared.credential.names_another(&connection.username) {
+        if self.locator.last().credential.names_another(&connection.username) {
             return Err(RecycleError::message("another account has taken the connector's place"));
         }
         if metrics.last_used() < RESTED {

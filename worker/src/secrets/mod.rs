@@ -1,6 +1,7 @@
 //! Secret stores: where the connector's own credential comes from. One file per store behind one trait.
 
 mod cache;
+mod iam;
 mod local;
 
 use std::fmt;
@@ -9,9 +10,10 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use crate::config::{Integration, SecretSource};
+use crate::config::{HostPort, Integration, SecretSource};
 
 pub use cache::CachedCredential;
+pub use iam::IamLogin;
 pub use local::LocalStore;
 
 /// A name and its password.
@@ -83,11 +85,15 @@ pub trait SecretStore: fmt::Debug + Send + Sync {
     fn connector(&self) -> Reading<'_>;
 }
 
-/// The store of an integration's secret. Configuration has refused the stores that this version cannot read.
+/// Where an integration's credential comes from. The integration's endpoint has been found. Configuration has refused the stores that this version cannot read.
 pub fn store(integration: &Integration) -> Arc<dyn SecretStore> {
     match &integration.secret {
         SecretSource::Local { username, password } => Arc::new(LocalStore::new(username.clone(), password.clone())),
         SecretSource::Store(place) => Arc::new(NotYet(place.clone())),
+        SecretSource::Iam { username, region } => {
+            let server = HostPort { host: integration.hostname.clone(), port: integration.port };
+            Arc::new(IamLogin::new(server, username.clone(), region.clone()))
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Facts {
     pub(super) restricts_passwords: bool,
     /// The owner role is one of those.
     pub(super) owner_sets_passwords: bool,
+    /// Whether the connector may hand `rds_iam` on; `None`: there is no such role.
+    pub(super) hands_iam_on: Option<bool>,
     /// Protocol and cipher, if the session is encrypted.
     pub(super) encryption: Option<String>,
 }
@@ -118,6 +120,8 @@ SELECT current_setting('server_version_num')::int4 AS version, current_setting('
   (SELECT count(*) FROM pg_prepared_xacts WHERE prepared < now() - interval '5 min') AS old_prepared,
   coalesce(current_setting('rds.restrict_password_commands', true) IN ('on', '1', 'true'), false) AS restricts_passwords,
   EXISTS (SELECT FROM pg_roles p WHERE p.rolname = 'rds_password' AND pg_has_role(o.oid, p.oid, 'USAGE')) AS owner_sets_passwords,
+  (SELECT CASE WHEN current_setting('server_version_num')::int4 >= 160000 THEN pg_has_role(r.oid, i.oid, 'MEMBER WITH ADMIN OPTION') ELSE true END
+   FROM pg_roles i WHERE i.rolname = 'rds_iam') AS hands_iam_on,
   (SELECT version || ', ' || cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl) AS encryption
 FROM pg_roles r JOIN pg_database d ON d.datname = current_database() LEFT JOIN pg_roles o ON o.rolname = $1
   LEFT JOIN pg_roles a ON a.rolname = $2 WHERE r.rolname = session_user";
@@ -172,6 +176,7 @@ impl Facts {
             old_prepared: row.get("old_prepared"),
             restricts_passwords: row.get("restricts_passwords"),
             owner_sets_passwords: row.get("owner_sets_passwords"),
+            hands_iam_on: row.get("hands_iam_on"),
             encryption: row.get("encryption"),
         }
     }

@@ -81,6 +81,11 @@ impl ConnectError {
         matches!(self.failure, ConnectFailure::Authentication { .. })
     }
 
+    /// Whether the server may have moved, or another one has taken its place.
+    pub fn may_be_elsewhere(&self) -> bool {
+        !matches!(self.failure, ConnectFailure::NoDatabase | ConnectFailure::Forbidden { .. })
+    }
+
     /// Whether the database does not exist.
     pub fn is_no_database(&self) -> bool {
         matches!(self.failure, ConnectFailure::NoDatabase)

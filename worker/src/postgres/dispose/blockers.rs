@@ -29,17 +29,20 @@ const HOLDS_ANYTHING: &str = "(l.locktype = 'object' AND l.database = 0 AND l.cl
 
 /// What no statement of ours can undo, wherever it is.
 pub(super) async fn of_the_server(client: &Client, oid: Oid, name: &str) -> Result<Vec<Blocker>, TargetError> {
-    let iam = Statement::query(
-        "looking for rds_iam",
-        "SELECT r.rolname::text FROM pg_roles r WHERE r.rolname = 'rds_iam' AND pg_has_role($1, r.oid, 'MEMBER')",
-    )
-    .bind(oid, Type::OID);
-    let answers = batch::alone(client, vec![prepared(oid, name, HOLDS_ROLE), iam]).await?;
-    let [prepared, iam] = answers.as_slice() else { return Err(TargetError::Unreadable("fewer answers than questions".to_owned())) };
-    let mut blockers: Vec<Blocker> = prepared.iter().map(holder).collect();
-    // A connector that joins a role inside rds_iam loses its own password login.
-    blockers.extend(iam.iter().map(|_| Blocker { database: None, object: "membership in rds_iam".to_owned() }));
-    Ok(blockers)
+    let answers = batch::alone(client, vec![prepared(oid, name, HOLDS_ROLE)]).await?;
+    Ok(answers.iter().flatten().map(holder).collect())
+}
+
+/// The roles that the role was given and through which it is in `rds_iam`, that one itself among them.
+pub(super) async fn ways_into_rds_iam(client: &Client, oid: Oid, name: &str) -> Result<Vec<String>, TargetError> {
+    let sql = "SELECT DISTINCT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles i ON i.rolname = 'rds_iam' \
+               WHERE m.member = $1 AND pg_has_role(g.oid, i.oid, 'MEMBER') ORDER BY 1";
+    let answers = batch::run(client, &[Statement::query("looking for rds_iam", sql).bind(oid, Type::OID)]).await?;
+    let in_rds_iam = |way: &str| {
+        let way = ident(way);
+        format!("membership in rds_iam, by {way}; as whoever gave it run: REVOKE {way} FROM {}", ident(name))
+    };
+    Ok(answers.iter().flatten().map(|row| in_rds_iam(row.get(0))).collect())
 }
 
 /// Prepared transactions that may be what was waited for in vain.
