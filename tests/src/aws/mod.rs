@@ -102,6 +102,8 @@ impl Services {
             ensure!(Instant::now() < deadline, "moto_server did not answer within {START_TIMEOUT:?}:\n{log}");
             tokio::time::sleep(process::POLL).await;
         }
+        // The first question loads the service, which takes longer than Postern waits; a refusal is an answer, too.
+        let _ = services.rds("us-east-1", "rds.describe_db_instances()");
         Ok(services)
     }
 

@@ -91,7 +91,7 @@ pub enum AwsError {
 /// The chain's configuration, made once for the process: profiles are read and roles assumed for all who need them.
 pub async fn config() -> &'static SdkConfig {
     static CONFIG: OnceCell<SdkConfig> = OnceCell::const_new();
-    CONFIG.get_or_init(|| aws_config::defaults(behavior()).load()).await
+    CONFIG.get_or_init(|| Box::pin(aws_config::defaults(behavior()).load())).await
 }
 
 /// The region: the one that is named, or the one of the environment, the profile or the instance.
@@ -113,7 +113,7 @@ pub async fn credentials() -> Result<Credentials, AwsError> {
         return Ok(credentials.clone());
     }
     let provider = config().await.credentials_provider().ok_or(AwsError::NoCredentials)?;
-    let credentials = provider.provide_credentials().await.map_err(|error| explained(&error))?;
+    let credentials = Box::pin(provider.provide_credentials()).await.map_err(|error| explained(&error))?;
     *kept = Some((now, credentials.clone()));
     Ok(credentials)
 }

@@ -9,7 +9,6 @@ use aws_smithy_runtime::client::orchestrator::operation::Operation;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_smithy_xml::decode::{Document, try_data};
 use percent_encoding::utf8_percent_encode;
@@ -22,9 +21,8 @@ const ACTION: &str = "rds:DescribeDBInstances";
 /// The version of RDS's API that has what is read here.
 const VERSION: &str = "2014-10-31";
 const FORM: &str = "application/x-www-form-urlencoded";
-/// One try, and all of them.
-const TRY: Duration = Duration::from_secs(3);
-const ALL: Duration = Duration::from_secs(8);
+/// How long the service has to answer.
+const TIMEOUT: Duration = Duration::from_secs(6);
 
 /// An answer of the service: its status and body.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ fn signed(url: &str, region: &str, body: String, credentials: &Credentials, now:
     Ok(request)
 }
 
-/// Sends the request with the SDK's own client, which knows the system's issuers, and tries again as the SDK does.
+/// Sends the request with the SDK's own client, which knows the system's issuers.
 async fn ask(url: &str, region: &str, request: HttpRequest) -> Result<Answer, AwsError> {
     let answer = |response: &HttpResponse| -> Result<Answer, OrchestratorError<std::io::Error>> {
         let body = String::from_utf8_lossy(response.body().bytes().unwrap_or_default()).into_owned();
@@ -87,12 +85,13 @@ async fn ask(url: &str, region: &str, request: HttpRequest) -> Result<Answer, Aw
         .behavior_version(super::behavior())
         .endpoint_url(url)
         .no_auth()
-        .standard_retry(&RetryConfig::standard())
-        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(TRY).operation_timeout(ALL).build())
+        // Whoever waits for the target tries again, with pauses.
+        .no_retry()
+        .timeout_config(TimeoutConfig::builder().operation_timeout(TIMEOUT).build())
         .serializer(|request: HttpRequest| Ok(request))
         .deserializer(answer)
         .build();
-    operation.invoke(request).await.map_err(|error: SdkError<_, _>| AwsError::Unavailable {
+    Box::pin(operation.invoke(request)).await.map_err(|error: SdkError<_, _>| AwsError::Unavailable {
         region: region.to_owned(),
         what: format!("{url}: {}; is the region's name right?", super::chain(&error)),
     })

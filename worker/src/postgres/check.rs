@@ -39,7 +39,7 @@ pub async fn integration(integration: &Integration, rules: &Rules) -> Vec<Item> 
     let mut items = Vec::new();
     let found = match &integration.instance {
         None => integration.clone(),
-        Some(instance) => match look_up(instance).await {
+        Some(instance) => match Box::pin(look_up(instance)).await {
             Ok(endpoint) => {
                 items.push(Item::ok(
                     "endpoint",

@@ -47,7 +47,7 @@ impl Locator {
     pub async fn locate(&self) -> Result<Arc<Located>, AwsError> {
         let mut believed = self.believed.lock().await;
         if let (false, Some(instance)) = (*believed, &self.configured.instance) {
-            let endpoint = look_up(instance).await?;
+            let endpoint = Box::pin(look_up(instance)).await?;
             if !self.last().integration.is_at(&endpoint) {
                 tracing::info!(integration = %self.configured.id, host = %endpoint.host, port = endpoint.port, "found the instance");
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Located::at(Arc::new(self.configured.at(&endpoint)));
