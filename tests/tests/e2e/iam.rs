@@ -75,11 +75,6 @@ impl Rds {
         Ok(items.as_array().context("not a list")?.clone())
     }
 
-    /// A person's token, made by AWS's own library.
-    fn token(&self, user: &str) -> Result<String> {
-        token(json!({ "user": user }))
-    }
-
     async fn finish(self) -> Result<()> {
         for (_, token) in self.gate.tried() {
             let (_, signature) = token.rsplit_once('=').context("no signature")?;
@@ -90,13 +85,18 @@ impl Rds {
 }
 
 /// A token for the endpoint, now, but for what `login` says.
-fn token(login: Value) -> Result<String> {
+fn token(login: &Value) -> Result<String> {
     let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let mut whole = json!({ "host": HOST, "port": PORT, "region": REGION, "session_token": null, "time": now });
     if let (Some(whole), Some(login)) = (whole.as_object_mut(), login.as_object()) {
         whole.extend(login.clone());
     }
     library_tokens(&[whole])?.pop().context("no token")
+}
+
+/// A person's token, made by AWS's own library.
+fn token_of(user: &str) -> Result<String> {
+    token(&json!({ "user": user }))
 }
 
 async fn in_rds_iam(stage: &Stage, role: &str) -> Result<bool> {
@@ -147,14 +147,14 @@ async fn the_connector_logs_in_by_tokens_that_awss_own_library_would_make() -> R
 #[tokio::test]
 async fn a_server_takes_the_right_token_and_no_other() -> Result<()> {
     let rds = Rds::start().await?;
-    let right = rds.token(CONNECTOR)?;
+    let right = token_of(CONNECTOR)?;
     allowed(&rds.gate.login(CONNECTOR, &right, "postgres").await?, "SELECT 1").await?;
     let (unsigned, _) = right.rsplit_once('=').context("no signature")?;
     let wrong = [
         ("signature", format!("{unsigned}={}", "0".repeat(64))),
-        ("user", rds.token("jane")?),
-        ("region", token(json!({ "user": CONNECTOR, "region": "us-east-1" }))?),
-        ("host", token(json!({ "user": CONNECTOR, "host": "other.rds.amazonaws.com" }))?),
+        ("user", token_of("jane")?),
+        ("region", token(&json!({ "user": CONNECTOR, "region": "us-east-1" }))?),
+        ("host", token(&json!({ "user": CONNECTOR, "host": "other.rds.amazonaws.com" }))?),
         (
             "age",
             token(
@@ -187,7 +187,7 @@ async fn a_person_without_a_delivered_credential_logs_in_by_token_until_the_revo
     let result = rds.stage.expect(&asked, "succeeded").await?;
     assert_eq!(result["credential"]["status"], "not_applicable");
     ensure!(in_rds_iam(&rds.stage, &format!("\"{who}\"")).await? && !has_password(&rds.stage, who).await?);
-    let jane = rds.gate.login(who, &rds.token(who)?, "orders").await?;
+    let jane = rds.gate.login(who, &token_of(who)?, "orders").await?;
     allowed(&jane, "SELECT * FROM sales.invoices").await?;
     explained(&rds.stage).await?;
 
@@ -203,7 +203,7 @@ async fn a_person_without_a_delivered_credential_logs_in_by_token_until_the_revo
     assert_eq!((&revoked["sessions_terminated"], &revoked["drift"]), (&json!(1), &json!([])), "{revoked:#}");
     let superuser = rds.stage.pg.superuser("postgres").await?;
     ensure!(ended(&superuser, who).await? && jane.batch_execute("SELECT 1").await.is_err());
-    ensure!(rds.gate.login(who, &rds.token(who)?, "orders").await.is_err());
+    ensure!(rds.gate.login(who, &token_of(who)?, "orders").await.is_err());
 
     // Given by hand, it is taken back; and the account can go.
     superuser.batch_execute(&format!("SET ROLE {CONNECTOR}; GRANT rds_iam TO \"{who}\"")).await?;
@@ -227,13 +227,13 @@ async fn a_person_moves_between_password_and_token() -> Result<()> {
     ensure!(second["changes"].to_string().contains("drop_password"), "{second:#}");
     ensure!(in_rds_iam(&rds.stage, "jane").await? && !has_password(&rds.stage, "jane").await?);
     ensure!(rds.stage.login_as(&first).await.is_err(), "the password still works");
-    let jane = rds.gate.login("jane", &rds.token("jane")?, "orders").await?;
+    let jane = rds.gate.login("jane", &token_of("jane")?, "orders").await?;
 
     let third = rds.stage.expect(&asked(3).age(&recipient), "succeeded").await?;
     assert_eq!((&third["credential"]["status"], &third["credential"]["generation"]), (&json!("delivered"), &json!(2)));
     ensure!(!in_rds_iam(&rds.stage, "jane").await? && jane.batch_execute("SELECT 1").await.is_err());
     allowed(&rds.stage.login_as(&third).await?, "SELECT * FROM sales.invoices").await?;
-    ensure!(rds.gate.login("jane", &rds.token("jane")?, "orders").await.is_err());
+    ensure!(rds.gate.login("jane", &token_of("jane")?, "orders").await.is_err());
 
     // One that was asked earlier and comes later decides nothing.
     let late = grant(INTEGRATION, "AR-2", "jane").schema("orders", "sales", "read_only").asked_in(SignedDuration::from_secs(-60));

@@ -64,10 +64,8 @@ fn judge(request: &RotatePrincipal, asked: Timestamp, role_name: &str, seen: &Ob
     if seen.our_role().is_none() {
         return Err(no_account(request));
     }
-    let last = seen.account.as_ref().and_then(|account| match seen.logs_in_by_token() {
-        true => account.login_asked_at,
-        false => account.password_asked_at,
-    });
+    let last =
+        seen.account.as_ref().and_then(|account| if seen.logs_in_by_token() { account.login_asked_at } else { account.password_asked_at });
     Ok(last.filter(|last| asked < *last).map(|last| {
         let message = format!("the password was replaced by an event asked at {last}, after this one");
         Reason::new(Code::LowerRevision, message)

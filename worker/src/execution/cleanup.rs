@@ -188,7 +188,7 @@ pub async fn person(event: &Event, principal: &Principal, target: &Target) -> Re
         Taken::Ours(now) => now,
         Taken::Repeat(settled) => return Ok(*settled),
     };
-    let done = leave(event, &key, principal, target, now).await;
+    let done = Box::pin(leave(event, &key, principal, target, now)).await;
     if done.is_err() {
         release(&key, target).await;
     }
