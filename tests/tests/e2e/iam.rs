@@ -158,7 +158,7 @@ async fn a_server_takes_the_right_token_and_no_other() -> Result<()> {
         (
             "age",
             token(
-                json!({ "user": CONNECTOR, "time": (Timestamp::now() - SignedDuration::from_secs(901)).strftime("%Y%m%dT%H%M%SZ").to_string() }),
+                &json!({ "user": CONNECTOR, "time": (Timestamp::now() - SignedDuration::from_secs(901)).strftime("%Y%m%dT%H%M%SZ").to_string() }),
             )?,
         ),
     ];
