@@ -150,12 +150,12 @@ fn what_the_server_cannot_do_is_refused_with_what_mends_it() {
     let mut without = seen(None);
     without.roles.retain(|name, _| name.as_str() != ROLE);
     let reason = plan(Deliver::None, at(9), &without, &by_token()).reason.unwrap_or_else(|| panic!("no reason"));
-    assert!(reason.code == Code::PermissionMissing && reason.message.ends_with("CREATE ROLE rds_iam"), "{reason:?}");
+    assert!(reason.code == Code::PermissionMissing && reason.message.ends_with("run: CREATE ROLE rds_iam"), "{reason:?}");
     let mut bound = seen(None);
     bound.roles.values_mut().for_each(|facts| facts.can_hand_on = false);
     bound.roles.insert("reporting".parse().unwrap_or_else(|e: String| panic!("{e}")), facts(true));
     let reason = plan(Deliver::None, at(9), &bound, &by_token()).reason.unwrap_or_else(|| panic!("no reason"));
-    assert!(reason.message.ends_with("GRANT rds_iam TO \"postern_connector\" WITH ADMIN OPTION"), "{reason:?}");
+    assert!(reason.message.ends_with("run: GRANT rds_iam TO \"postern_connector\" WITH ADMIN OPTION"), "{reason:?}");
 }
 
 #[test]
