@@ -205,7 +205,7 @@ async fn a_privilege_that_the_connector_cannot_take_back_is_named() -> Result<()
     stage.pg.admin("orders").await?.batch_execute("GRANT INSERT ON hr.salaries TO jane").await?;
     let result = stage.send(&cleanup_principal(INTEGRATION, "jane")).await?;
     assert_eq!(result["reason"]["code"], "objects_owned", "{result:#}");
-    assert_eq!(result["blocked"], json!([{ "database": "orders", "object": "privileges on table hr.salaries" }]));
+    assert_eq!(result["blocked"], json!([{ "database": "orders", "object": "INSERT on table hr.salaries, given by \"server_admin\"" }]));
     let admin = stage.pg.admin("postgres").await?;
     assert!(ended(&admin, "jane").await?);
     stage.pg.admin("orders").await?.batch_execute("REVOKE INSERT ON hr.salaries FROM jane").await?;
