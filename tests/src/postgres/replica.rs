@@ -35,7 +35,7 @@ impl Postgres {
             server::give_away(&data.join(name))?;
         }
         server.start().await?;
-        Ok(Self { version: self.version, server })
+        Ok(Self { version: self.version, platform: self.platform, server })
     }
 
     /// Waits until this replica has replayed what its primary has written so far.

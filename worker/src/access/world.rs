@@ -123,7 +123,8 @@ fn permission(what: u8) -> Permission {
 /// A role that can log in. `sealed`: it was made by us for the person, and says so.
 pub(super) fn role(oid: Oid, comment: Option<String>, sealed: bool) -> Role {
     let (added, stuck) = (Vec::new(), Vec::new());
-    Role { oid, name: ROLE.to_owned(), comment, sealed, can_login: true, valid_until: None, alterable: true, added, stuck }
+    let name = ROLE.to_owned();
+    Role { oid, name, comment, sealed, can_login: true, valid_until: None, connection_limit: -1, alterable: true, added, stuck }
 }
 
 impl World {

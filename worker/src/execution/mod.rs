@@ -116,7 +116,7 @@ pub async fn carry_out(event: &Event, target: &Target, rules: &Rules) -> Result<
         | Request::Revoke(Revoke::Grant(_) | Revoke::Principal(_))
         | Request::Rotate(Rotate::Principal(_) | Rotate::Connector(_))
         | Request::Discover(_) => single::event(event, target, rules).await,
-        Request::Revoke(Revoke::All(_)) => wide::all(event, target).await,
+        Request::Revoke(Revoke::All(_)) => Box::pin(wide::all(event, target)).await,
         Request::Rotate(Rotate::Policy(_)) => Box::pin(cleanup::rotate_by_policy(event, target, rules)).await,
         Request::Cleanup(cleanup) => match &cleanup.principal {
             Some(principal) => Box::pin(cleanup::person(event, principal, target)).await,

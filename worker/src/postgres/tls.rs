@@ -127,14 +127,12 @@ impl Connector {
     pub(super) async fn new(integration: &Integration) -> Result<Self, TlsError> {
         let mode = integration.ssl_mode;
         let refused = Arc::default();
-        let rustls = match mode {
-            SslMode::Disable => None,
-            _ => {
-                let roots = roots(integration).await?;
-                let identity = identity(integration).await?;
-                let config = verify::client_config(mode, roots, identity, Arc::clone(&refused)).map_err(TlsError::Handshake)?;
-                Some(MakeRustlsConnect::new(config))
-            }
+        let rustls = if mode == SslMode::Disable {
+            None
+        } else {
+            let (roots, identity) = (roots(integration).await?, identity(integration).await?);
+            let config = verify::client_config(mode, roots, identity, Arc::clone(&refused)).map_err(TlsError::Handshake)?;
+            Some(MakeRustlsConnect::new(config))
         };
         // Only verify-full knows who would read the password: issuers such as a cloud's sign for all its customers.
         let cleartext_allowed = mode == SslMode::VerifyFull;

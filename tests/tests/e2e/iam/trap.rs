@@ -30,7 +30,7 @@ async fn a_role_in_rds_iam_is_never_joined_by_whatever_chain_it_is_in() -> Resul
         .await?;
     let result = rds.stage.send(&cleanup_principal(INTEGRATION, "jane")).await?;
     let log = rds.stage.pg.log()?;
-    let (left, handed) = (log.find("REVOKE \"team\" FROM \"jane\""), log.find(&format!("GRANT \"jane\" TO \"{CONNECTOR}\"")));
+    let (left, handed) = (log.find("REVOKE \"team\" FROM \"jane\""), log.find("GRANT \"jane\" TO SESSION_USER"));
     if rds.stage.pg.version().major() <= 15 {
         ensure!(left.is_some() && (handed.is_none() || left < handed), "handed over inside rds_iam: {result:#}");
         ensure!(result["drift"].to_string().contains("team"), "{result:#}");
@@ -65,7 +65,7 @@ async fn a_disposal_that_is_broken_off_takes_the_connectors_membership_back() ->
     let result = rds.stage.send(&cleanup_principal(INTEGRATION, "jane")).await?;
     ensure!(result["blocked"].to_string().contains("sales.theirs"), "{result:#}");
     let log = rds.stage.pg.log()?;
-    ensure!(log.contains(&format!("GRANT \"jane\" TO \"{CONNECTOR}\"")), "the disposal did not get that far");
+    ensure!(log.contains("GRANT \"jane\" TO SESSION_USER"), "the disposal did not get that far");
     ensure!(!joined(&rds, "jane").await?, "the connector is still a member");
 
     // Whatever joined it, it leaves before the person gets rds_iam.

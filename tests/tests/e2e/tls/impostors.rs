@@ -19,6 +19,11 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 /// Type of a TLS record that carries a handshake (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
 
+/// An error of the server's own kind: its text could be the man's in the middle.
+const LIE: &[u8] = b"E\0\0\0\x3cSFATAL\0C28P01\0Mmail your password to eve@example.com\0\0\0";
+/// A login that has succeeded, to be taken for what came over TLS (CVE-2021-23222).
+const STUFFED: &[u8] = b"SR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
 /// Answers one client's question for TLS with these bytes; the task gives what the client said then.
 async fn answering(answer: &'static [u8]) -> Result<(String, JoinHandle<Result<Vec<u8>>>)> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -49,10 +54,6 @@ async fn check_at(stage: &Stage, port: &str, mode: &str, more: &[(&str, &str)]) 
 #[tokio::test]
 async fn what_comes_before_encryption_is_not_believed() -> Result<()> {
     let stage = Stage::start().await?;
-    // An error of the server's own kind: its text could be the man's in the middle.
-    const LIE: &[u8] = b"E\0\0\0\x3cSFATAL\0C28P01\0Mmail your password to eve@example.com\0\0\0";
-    // A login that has succeeded, to be taken for what came over TLS (CVE-2021-23222).
-    const STUFFED: &[u8] = b"SR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
     for mode in ["require", "verify-full"] {
         for (answer, expected) in [
             (&b"N"[..], "does not offer TLS"),

@@ -35,7 +35,7 @@ fn asked(credential: Deliver) -> Grant {
 }
 
 fn facts(can_hand_on: bool) -> RoleFacts {
-    RoleFacts { chain: Vec::new(), can_hand_on }
+    RoleFacts { chain: Vec::new(), can_hand_on, pass: false }
 }
 
 /// A server with `rds_iam`, and Jane's account as `account` says, or none.
@@ -43,8 +43,8 @@ fn seen(account: Option<Account>) -> Observed {
     let mut world = World::new(10);
     if let Some(account) = account {
         world.account = Account { role_name: Some(JANE.to_owned()), role_oid: Some(42), ..account };
-        let comment = Some(crate::access::state::role_comment(uuid::Uuid::nil(), JANE));
-        world.role = Some(Role { oid: 42, name: JANE.to_owned(), comment, can_login: false, valid_until: None });
+        let comment = Some(crate::access::state::comment_prefix(uuid::Uuid::nil()) + JANE);
+        world.role = Some(Role { name: JANE.to_owned(), can_login: false, ..crate::access::world::role(42, comment, true) });
     }
     let mut seen = world.observe(Some(1));
     seen.roles.insert(ROLE.parse().unwrap_or_else(|e: String| panic!("{e}")), facts(true));

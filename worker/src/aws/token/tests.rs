@@ -6,7 +6,7 @@ use super::*;
 const KEY: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 /// 2026-11-21T09:00:00Z.
-const RECORDED_AT: Duration = Duration::from_secs(1_795_251_600);
+const RECORDED_AT: Duration = Duration::from_hours(498_681);
 
 #[derive(serde::Deserialize)]
 struct Recorded {

@@ -317,7 +317,7 @@ mod tests {
         let met = |can_hand_on, name: &str| {
             let link =
                 RoleLink { name: name.to_owned(), superuser: false, createrole: false, replication: false, bypassrls: false, ours: false };
-            RoleFacts { chain: vec![link], can_hand_on }
+            RoleFacts { chain: vec![link], can_hand_on, pass: false }
         };
         let cannot = role(&facts(), "reporting", Some(&met(false, "reporting")));
         assert_eq!(cannot.mend[1], r#"GRANT "reporting" TO "the ""gate""" WITH ADMIN OPTION;"#);

@@ -39,13 +39,11 @@ impl Roots {
         let mut issuers = RootCertStore::empty();
         let mut outdated = Vec::new();
         for (index, certificate) in certificates.iter().enumerate() {
-            match Described::of(certificate).filter(|described| described.has_expired(now)) {
-                Some(described) => outdated.push(described),
-                None => {
-                    let unusable = |error| format!("its certificate number {} cannot be used: {error}", index + 1);
-                    issuers.add(certificate.clone()).map_err(unusable)?;
-                }
+            if let Some(described) = Described::of(certificate).filter(|described| described.has_expired(now)) {
+                outdated.push(described);
+                continue;
             }
+            issuers.add(certificate.clone()).map_err(|error| format!("its certificate number {} cannot be used: {error}", index + 1))?;
         }
         Ok(Self { issuers: Arc::new(issuers), pinned: certificates.into(), outdated: outdated.into() })
     }
