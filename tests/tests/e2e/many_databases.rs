@@ -9,8 +9,12 @@ use postern_tests::postgres::CONNECTOR;
 use postern_tests::process::POLL;
 use postern_tests::stage::{INTEGRATION, Stage};
 
-const DATABASES: usize = 200;
 const FEW: usize = 10;
+
+/// Making databases is nearly all of this test's time, so that one version has the full number.
+fn many(stage: &Stage) -> usize {
+    if stage.pg.version().major() == 15 { 200 } else { 40 }
+}
 
 #[tokio::test]
 async fn only_the_databases_with_something_to_dispose_of_are_visited() -> Result<()> {
@@ -26,7 +30,7 @@ async fn only_the_databases_with_something_to_dispose_of_are_visited() -> Result
     stage.workers(1).await?;
     let mut made = 0;
     let mut visits = Vec::new();
-    for (count, who) in [(FEW, "jane"), (DATABASES, "kim")] {
+    for (count, who) in [(FEW, "jane"), (many(&stage), "kim")] {
         while made < count {
             superuser.batch_execute(&format!("CREATE DATABASE d{made}")).await?;
             made += 1;
@@ -64,7 +68,7 @@ async fn only_the_databases_with_something_to_dispose_of_are_visited() -> Result
         Ok(())
     })
     .await?;
-    print(&format!("bundles, {DATABASES} databases: {visited:?} in {took:?} ms"));
+    print(&format!("bundles, {made} databases: {visited:?} in {took:?} ms"));
     ensure!(visited.keys().all(|name| ["postgres", "orders", "d7"].contains(&name.as_str())), "{visited:?}");
     stage.finish().await
 }
