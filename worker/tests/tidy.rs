@@ -71,3 +71,24 @@ fn files_stay_short() {
         assert!(lines <= 600, "{} has {lines} lines; split it", file.display());
     }
 }
+
+/// Tables of behaviour are worth as much as the tests they name.
+#[test]
+fn tests_that_are_named_are_there() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    let mut files = Vec::new();
+    sources(&tests.join("tests/e2e"), &mut files);
+    let there: Vec<(String, String)> = files
+        .iter()
+        .map(|file| {
+            let module = file.strip_prefix(tests.join("tests/e2e")).unwrap().with_extension("");
+            (module.display().to_string().replace('/', "::"), fs::read_to_string(file).unwrap())
+        })
+        .collect();
+    let readme = fs::read_to_string(tests.join("README.md")).unwrap();
+    let named = readme.split('`').skip(1).step_by(2).filter_map(|name| name.rsplit_once("::"));
+    let is_there =
+        |module: &str, name: &str| there.iter().any(|(path, text)| path == module && text.contains(&format!("async fn {name}(")));
+    let missing: Vec<_> = named.clone().filter(|(module, name)| !is_there(module, name)).collect();
+    assert!(named.count() > 40 && missing.is_empty(), "named in tests/README.md and not there: {missing:?}");
+}
