@@ -5,7 +5,7 @@
 //! | [`single`] | those that are one transaction: grant, revoke of a grant or a person, a person's rotation, expiry |
 //! | [`wide`] | a revoke of all: one transaction a person |
 //! | [`cleanup`] | clean-ups, and rotation by policy: many small steps under a claim |
-//! | [`drift`] | the clean-up's look for what was changed by hand or forgotten |
+//! | `drift` | the clean-up's look for what was changed by hand or forgotten |
 //! | [`preview`] | any of them, changing nothing |
 //! | [`credential`] | passwords: drawn, hashed, sealed |
 //!
