@@ -128,6 +128,9 @@ impl Pipeline {
         if matches!(&done, Err(Stop::Target(error)) if error.lost_ledger()) {
             target.forget_ledger().await;
         }
+        for (sqlstate, count) in target.take_retries() {
+            self.metrics.retries(&target.integration().id, &sqlstate, count);
+        }
         target.note(unreachable);
         self.metrics.target_up(&target.integration().id, reached);
         done

@@ -74,12 +74,18 @@ struct LineLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RetryLabels {
+    integration: String,
+    sqlstate: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct IntegrationLabel {
     integration: String,
 }
 
-/// The worker's metrics. A copy counts into the same numbers. Labels have closed sets of values: verbs, outcomes, lines
-/// and configured integrations.
+/// The worker's metrics. A copy counts into the same numbers. Labels have closed sets of values: verbs, outcomes, lines,
+/// configured integrations, and the SQLSTATEs after which another round may help.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -90,6 +96,7 @@ pub struct Metrics {
     waiting: Family<LineLabel, Counter>,
     dead: Counter,
     sessions: Counter,
+    retries: Family<RetryLabels, Counter>,
     target_up: Family<IntegrationLabel, Gauge>,
     broker: Gauge,
 }
@@ -104,6 +111,7 @@ impl Metrics {
         let (published, dead, sessions) = (Counter::default(), Counter::default(), Counter::default());
         let waiting = Family::default();
         let target_up = Family::default();
+        let retries = Family::default();
         let broker = Gauge::default();
         // The library adds `_total` to counters and the final dot to the help.
         registry.register("events", "Events concluded with a result, by outcome", events.clone());
@@ -112,6 +120,7 @@ impl Metrics {
         registry.register("waiting", "Messages put into a waiting queue", waiting.clone());
         registry.register("dead", "Events given up", dead.clone());
         registry.register("sessions_terminated", "Database sessions ended by revokes", sessions.clone());
+        registry.register("retries", "Rounds repeated at once after a conflict on the server, by SQLSTATE", retries.clone());
         registry.register("target_up", "Whether the integration's server could be reached when last tried", target_up.clone());
         registry.register("broker_connected", "Whether events are being consumed", broker.clone());
         for line in [Line::Retry, Line::Expiry] {
@@ -126,6 +135,7 @@ impl Metrics {
             waiting,
             dead,
             sessions,
+            retries,
             target_up,
             broker,
         }
@@ -156,6 +166,12 @@ impl Metrics {
     /// So many database sessions were ended.
     pub fn sessions_terminated(&self, count: u32) {
         self.sessions.inc_by(count.into());
+    }
+
+    /// So many rounds were repeated after this SQLSTATE.
+    pub fn retries(&self, integration: &IntegrationId, sqlstate: &str, count: u64) {
+        let labels = RetryLabels { integration: self.known(integration.as_str()), sqlstate: sqlstate.to_owned() };
+        self.retries.get_or_create(&labels).inc_by(count);
     }
 
     /// Whether the integration's server could be reached just now.
@@ -196,6 +212,7 @@ mod tests {
         metrics.waiting(Line::Expiry);
         metrics.dead();
         metrics.sessions_terminated(2);
+        metrics.retries(&orders, "40P01", 2);
         metrics.target_up(&orders, true);
         metrics.broker_connected(true);
         let text = metrics.render();
@@ -208,6 +225,7 @@ mod tests {
             "postern_waiting_total{line=\"retry\"} 0",
             "postern_dead_total 1",
             "postern_sessions_terminated_total 2",
+            "postern_retries_total{integration=\"orders\",sqlstate=\"40P01\"} 2",
             "postern_target_up{integration=\"orders\"} 1",
             "postern_broker_connected 1",
         ] {

@@ -15,6 +15,7 @@ mod iam;
 mod idempotence;
 mod language;
 mod many_databases;
+mod outside;
 mod owned;
 mod pgbouncer;
 mod races;
@@ -95,7 +96,7 @@ async fn explained(stage: &Stage) -> Result<()> {
                actual AS (SELECT m.member, m.roleid FROM pg_auth_members m JOIN postern.account a ON a.role_oid = m.member)
                SELECT 'missing' AS what, member::text, roleid::text FROM (TABLE wanted EXCEPT TABLE actual) AS x
                UNION ALL SELECT 'unexplained', member::text, roleid::text FROM (TABLE actual EXCEPT TABLE wanted) AS x
-               UNION ALL SELECT 'dead', m.member::text, m.roleid::text FROM pg_auth_members m
+               UNION ALL SELECT 'dead', m.member::regrole::text, m.roleid::regrole::text FROM pg_auth_members m
                  WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = m.roleid) OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = m.member)
                UNION ALL SELECT 'login', r.rolname, r.rolcanlogin::text FROM postern.account a JOIN pg_roles r ON r.oid = a.role_oid
                  WHERE r.rolcanlogin <> EXISTS (SELECT FROM postern.access_grant g WHERE g.principal = a.principal AND g.ending IS NULL)

@@ -26,7 +26,7 @@ use postern_schemas::{Code, Event, Reason, Request};
 
 use crate::access::Rules;
 use crate::config::{Config, Integration};
-use crate::postgres::{Target, TargetError};
+use crate::postgres::{Rounds, Target, TargetError};
 
 /// What came of an event.
 #[derive(Clone, Debug)]
@@ -110,7 +110,20 @@ pub fn check_body(event: &Event) -> Result<(), Reason> {
 }
 
 /// Carries an event out on its target, or finds that it was.
+///
+/// Begins anew where a session ended under the work, which the ledger makes safe: what was committed is found there. A
+/// server that is gone refuses the new session.
 pub async fn carry_out(event: &Event, target: &Target, rules: &Rules) -> Result<Settled, Stop> {
+    let mut rounds = Rounds::of(target);
+    loop {
+        match Box::pin(once(event, target, rules)).await {
+            Err(Stop::Target(error)) => rounds.after_lost_session(error).await?,
+            done => return done,
+        }
+    }
+}
+
+async fn once(event: &Event, target: &Target, rules: &Rules) -> Result<Settled, Stop> {
     match &event.request {
         Request::Grant(_)
         | Request::Revoke(Revoke::Grant(_) | Revoke::Principal(_))

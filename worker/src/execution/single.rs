@@ -12,15 +12,14 @@ use crate::audit::{self, Draft};
 use crate::execution::credential::{Drawn, Recipient};
 use crate::execution::{Expires, Settled, Stop, fault, wide};
 use crate::postgres::apply::{self, Context};
-use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, EventRow, Phase};
 use crate::postgres::observe::{Found, Question, observe};
 use crate::postgres::probe::Probes;
 use crate::postgres::target::Session;
-use crate::postgres::{Target, TargetError, bundle, sessions};
+use crate::postgres::{Rounds, Target, TargetError, bundle, sessions};
 
-/// How often an event starts over because somebody else changed what it looked at.
-const ROUNDS: u32 = 12;
+/// How often an event looks, makes the bundles it lacks and looks again, before others change too much of it.
+const ROUNDS: u32 = 24;
 
 /// An event, or an expiry, as the single transaction sees it.
 pub(super) struct Task<'a> {
@@ -61,19 +60,23 @@ pub async fn expire(
     target: &Target,
     rules: &Rules,
 ) -> Result<Settled, Stop> {
-    let key = expiry_key(integration, grant_id, revision);
-    let expiry = Some((grant_id, revision));
     let task = Task {
         target,
-        key,
+        key: expiry_key(integration, grant_id, revision),
         digest: [0; 32],
         asked_at: Timestamp::UNIX_EPOCH,
         verb: Verb::Revoke,
         event: None,
-        expiry,
+        expiry: Some((grant_id, revision)),
         role_name: String::new(),
     };
-    task.run(rules).await
+    let mut rounds = Rounds::of(target);
+    loop {
+        match Box::pin(task.run(rules)).await {
+            Err(Stop::Target(error)) => rounds.after_lost_session(error).await?,
+            done => return done,
+        }
+    }
 }
 
 /// The key of an expiry's result.
@@ -94,9 +97,10 @@ impl Task<'_> {
         let drawn = self.draw().map_err(Stop::Credential)?;
         let mut drift = Vec::new();
         let mut refusal = None;
-        let mut last = TargetError::Restless(ROUNDS);
-        for round in 0..ROUNDS {
-            let given = Given { drawn: drawn.as_ref(), drift: &drift, refusal: refusal.as_ref(), held: last.is_lock_timeout() };
+        let mut rounds = Rounds::of(self.target);
+        let mut held = false;
+        for _ in 0..ROUNDS {
+            let given = Given { drawn: drawn.as_ref(), drift: &drift, refusal: refusal.as_ref(), held };
             match Box::pin(self.round(rules, &probes, given)).await {
                 Ok(Round::Settled(settled)) => return Ok(*settled),
                 Ok(Round::Known(row)) => return self.resume(row).await,
@@ -106,18 +110,16 @@ impl Task<'_> {
                         probes.note_ensured(&keys);
                     }
                     Err(TargetError::Rejected(reason)) => refusal = Some(*reason),
-                    Err(error) if error.disposition() == Disposition::Again => last = error,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => rounds.after(error).await?,
                 },
-                Err(Stop::Target(error)) if error.disposition() == Disposition::Again => {
-                    tracing::debug!(%error, round, "starting over");
-                    last = error;
-                    pause(round).await;
+                Err(Stop::Target(error)) => {
+                    held = error.is_lock_timeout();
+                    rounds.after(error).await?;
                 }
                 Err(stop) => return Err(stop),
             }
         }
-        Err(Stop::Target(last))
+        Err(TargetError::Restless(ROUNDS).into())
     }
 
     /// One observation, and its plan carried out.
@@ -383,10 +385,4 @@ async fn roll_back(session: &mut Session) -> Result<(), TargetError> {
 /// A moment of the target's clock by this process's. Near the end of all time both are the same.
 fn by_our_clock(moment: Timestamp, target_now: Timestamp) -> Timestamp {
     Timestamp::now().checked_add(moment.duration_since(target_now)).unwrap_or(moment)
-}
-
-/// A moment, longer with each round, and not the same for everybody.
-async fn pause(round: u32) {
-    let jitter = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) % 16;
-    tokio::time::sleep(std::time::Duration::from_millis(jitter << round.min(5))).await;
 }

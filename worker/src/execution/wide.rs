@@ -11,13 +11,9 @@ use crate::audit::{self, Draft};
 use crate::execution::single::{by, finish};
 use crate::execution::{Settled, Stop};
 use crate::postgres::apply::{self, Context};
-use crate::postgres::error::Disposition;
 use crate::postgres::events::{self, Claim, Phase};
 use crate::postgres::observe::{self, Question};
-use crate::postgres::{Target, TargetError, sessions, sweep};
-
-/// How often one person is tried again when somebody else changed the same role.
-const ROUNDS: u32 = 8;
+use crate::postgres::{Rounds, Target, TargetError, sessions, sweep};
 
 /// Ends every grant of the integration that was asked until the event's time.
 pub async fn all(event: &Event, target: &Target) -> Result<Settled, Stop> {
@@ -91,12 +87,13 @@ pub(super) async fn end_sessions(target: &Target, roles: &[Oid]) -> Result<u32, 
 }
 
 /// Brings a role down to what the ledger explains once its sessions are gone: the login, where it had to wait for them.
+/// Where somebody else than the person holds the role's row, this fails and is tried again.
 pub(super) async fn close(target: &Target, integration: &IntegrationId, principal: &Principal, by: &str) -> Result<(), Stop> {
     let done = transaction(target, integration, principal, by, |role_name, seen| (cleanup::repair(role_name, seen), ())).await?;
     if done.plan.end_sessions {
         end_sessions(target, &done.sessions).await?;
     }
-    Ok(())
+    if done.put_off { Err(TargetError::Held.into()) } else { Ok(()) }
 }
 
 /// What was done to one person.
@@ -134,10 +131,10 @@ pub(super) async fn transaction_as<T>(
     by: &str,
     decide: impl Fn(&str, &Observed) -> (Plan, T),
 ) -> Result<Done<T>, Stop> {
-    let mut last = TargetError::Restless(ROUNDS);
-    for _ in 0..ROUNDS {
+    let mut rounds = Rounds::of(target);
+    let mut held = false;
+    loop {
         let (mut session, ledger) = target.maintenance().await?;
-        let held = last.is_lock_timeout();
         let attempt = async {
             let seen = observe::person(session.begin(), &ledger, integration, principal, role_name).await?;
             let (mut plan, answer) = decide(role_name, &seen);
@@ -152,14 +149,11 @@ pub(super) async fn transaction_as<T>(
             }
             Err(error) => {
                 let error: TargetError = error;
-                if error.disposition() != Disposition::Again {
-                    return Err(error.into());
-                }
-                last = error;
+                held = error.is_lock_timeout();
+                rounds.after(error).await?;
             }
         }
     }
-    Err(last.into())
 }
 
 /// Who does the work of an event that takes several transactions.

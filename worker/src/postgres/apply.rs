@@ -47,8 +47,9 @@ enum As {
     Login,
 }
 
-/// The statements of a plan. Memberships come last among the role DDL, whatever the order of the steps: from 16 on
-/// a GRANT locks the granted role until the commit.
+/// The statements of a plan. Memberships come last among the role DDL, whatever the order of the steps, and in the order
+/// of the granted roles' names, whether they are given or taken: from 16 on GRANT and REVOKE lock that role until the
+/// commit, and two events that take the same roles in opposite orders would deadlock.
 pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
     let mut statements = Vec::new();
     if !plan.hold.is_empty() {
@@ -56,17 +57,16 @@ pub fn statements(plan: &Plan, context: Context<'_>) -> Vec<Statement> {
     }
     let mut current = As::Login;
     let (memberships, others): (Vec<&Step>, Vec<&Step>) = plan.steps.iter().partition(|step| is_membership(step));
-    for step in others.into_iter().chain(memberships) {
-        for (role, statement) in of_step(step, context) {
-            if role != current {
-                statements.push(match role {
-                    As::Owner => Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
-                    As::Login => Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
-                });
-                current = role;
-            }
-            statements.push(statement);
+    let changes = others.into_iter().flat_map(|step| of_step(step, context));
+    for (role, statement) in changes.chain(in_order(&memberships).iter().flat_map(|step| of_step(step, context))) {
+        if role != current {
+            statements.push(match role {
+                As::Owner => Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+                As::Login => Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
+            });
+            current = role;
         }
+        statements.push(statement);
     }
     if current == As::Owner {
         statements.push(Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"));
@@ -83,6 +83,38 @@ fn is_membership(step: &Step) -> bool {
             | Step::GrantIam { .. }
             | Step::RevokeMembership { .. }
     )
+}
+
+/// Steps of memberships, split and joined again so that the granted roles come in the order of their names, and those of
+/// one role in the order of the steps. GRANT and REVOKE take theirs in the order in which they are named.
+fn in_order(steps: &[&Step]) -> Vec<Step> {
+    let mut single: Vec<(&str, &Step)> = steps.iter().flat_map(|step| granted(step).into_iter().map(move |role| (role, *step))).collect();
+    single.sort_by_key(|(role, _)| *role);
+    let together = single.chunk_by(|(_, a), (_, b)| std::ptr::eq(*a, *b));
+    together.filter_map(|chunk| Some(with_roles(chunk.first()?.1, chunk.iter().map(|(role, _)| (*role).to_owned()).collect()))).collect()
+}
+
+fn granted(step: &Step) -> Vec<&str> {
+    match step {
+        Step::GrantBundles { bundles: roles, .. }
+        | Step::PassRoles { roles }
+        | Step::GrantRoles { roles, .. }
+        | Step::RevokeMembership { roles, .. } => roles.iter().map(String::as_str).collect(),
+        Step::GrantIam { .. } => vec![iam::ROLE],
+        _ => Vec::new(),
+    }
+}
+
+fn with_roles(step: &Step, names: Vec<String>) -> Step {
+    let mut step = step.clone();
+    if let Step::GrantBundles { bundles: roles, .. }
+    | Step::PassRoles { roles }
+    | Step::GrantRoles { roles, .. }
+    | Step::RevokeMembership { roles, .. } = &mut step
+    {
+        *roles = names;
+    }
+    step
 }
 
 fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {

@@ -22,7 +22,7 @@ use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::privileges::{self, Difference};
 use crate::postgres::probe::MARK;
-use crate::postgres::{Target, TargetError, rows};
+use crate::postgres::{Rounds, Target, TargetError, rows};
 
 /// A bundle row that is being made or compared.
 struct Making {
@@ -41,20 +41,15 @@ pub async fn ensure(target: &Target, keys: &[BundleKey]) -> Result<Vec<Change>, 
     }
     let mut drift = Vec::new();
     for (database, keys) in by_database {
-        let mut last = None;
-        for _ in 0..4 {
+        let mut rounds = Rounds::of(target);
+        loop {
             match ensure_database(target, database, &keys).await {
                 Ok(found) => {
                     drift.extend(found);
-                    last = None;
                     break;
                 }
-                Err(error) if error.disposition() == Disposition::Again => last = Some(error),
-                Err(error) => return Err(error),
+                Err(error) => rounds.after(error).await?,
             }
-        }
-        if let Some(error) = last {
-            return Err(error);
         }
     }
     Ok(drift)
@@ -99,7 +94,7 @@ async fn ensure_database(target: &Target, database: Oid, keys: &[&BundleKey]) ->
 
 /// One worker at a time changes privileges in a database: concurrent GRANTs on one object fail
 /// (`tuple concurrently updated`, measured).
-async fn lock(client: &Client, database: Oid) -> Result<(), TargetError> {
+pub(super) async fn lock(client: &Client, database: Oid) -> Result<(), TargetError> {
     let statements = [
         Statement::plain(BEGINNING, BEGIN),
         Statement::query("noting the database", "INSERT INTO postern.bundle_database (database_oid) VALUES ($1) ON CONFLICT DO NOTHING")

@@ -22,7 +22,7 @@ use crate::postgres::error::BEGINNING;
 use crate::postgres::ledger::{BEGIN, Ledger, OWNER};
 use crate::postgres::names::ident;
 use crate::postgres::target::Session;
-use crate::postgres::{Target, TargetError, apply};
+use crate::postgres::{Rounds, Target, TargetError, apply, bundle};
 
 /// The ledger's row of a role that is dropped. Whoever changes the role's memberships or drops it holds this row: two
 /// workers dropping one role would otherwise leave a membership of a dead role behind (`GRANT` beside `DROP ROLE`).
@@ -97,6 +97,7 @@ enum Fate {
 
 /// A database in which something is granted to the role or owned by it.
 struct Place {
+    oid: Oid,
     name: String,
     /// The maintenance database, which stands for what belongs to the whole server.
     shared: bool,
@@ -109,18 +110,46 @@ struct Place {
 /// Drops the role of this OID and everything that was granted to it. Returns what keeps it from being dropped: a grant
 /// that came in the meantime among it. What it was given is taken away in any case where the connector may.
 pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, record: Record<'_>) -> Result<Vec<Blocker>, TargetError> {
+    let mut rounds = Rounds::of(target);
+    let mut left = None;
+    loop {
+        match try_to_drop(target, oid, owned, record).await {
+            Ok(Tried::Dropped) => return Ok(Vec::new()),
+            Ok(Tried::Blocked(blockers)) => return Ok(blockers),
+            // What somebody gave to the role since DROP OWNED goes with another one. What is left again is not ours to take.
+            Ok(Tried::Left(blockers)) if !blockers.is_empty() && left.as_ref() == Some(&blockers) => return Ok(blockers),
+            Ok(Tried::Left(blockers)) => {
+                rounds.after(TargetError::Depended).await?;
+                left = Some(blockers);
+            }
+            Err(error) => rounds.after(error).await?,
+        }
+    }
+}
+
+/// How one try to drop a role ended.
+enum Tried {
+    /// It is gone, or somebody else's to drop.
+    Dropped,
+    /// Something keeps it from being dropped.
+    Blocked(Vec<Blocker>),
+    /// 2BP01 at the last step: something is still given to the role.
+    Left(Vec<Blocker>),
+}
+
+async fn try_to_drop(target: &Target, oid: Oid, owned: &OwnedObjects, record: Record<'_>) -> Result<Tried, TargetError> {
     let _alone = target.heavy().await;
     let (mut session, ledger) = target.maintenance().await?;
     let Some(name) = role_name(&session, oid).await? else {
         batch::alone(session.client(), vec![record.forget()]).await?;
-        return Ok(Vec::new());
+        return Ok(Tried::Dropped);
     };
     if batch::alone(session.client(), vec![record.needed()]).await?.iter().any(|rows| !rows.is_empty()) {
-        return Ok(vec![asked_again()]);
+        return Ok(Tried::Blocked(vec![asked_again()]));
     }
     let mut blocked = blockers::of_the_server(session.client(), oid, &name).await?;
     if !blocked.is_empty() {
-        return Ok(blocked);
+        return Ok(Tried::Blocked(blocked));
     }
     let places = places(&session, oid).await?;
     let fate = match owned {
@@ -138,17 +167,22 @@ pub async fn drop_role(target: &Target, oid: Oid, owned: &OwnedObjects, record: 
     };
     let doomed = Doomed { oid, name, ledger: &ledger, fate };
     for place in &places {
+        // Not beside a worker that gives privileges there: two changes of one object's privileges fail.
+        bundle::lock(session.begin(), place.oid).await?;
         blocked.extend(visit(target, place, &doomed).await?);
+        batch::run(session.client(), &[Statement::plain("committing", "COMMIT")]).await?;
+        session.ended();
     }
     if !blocked.is_empty() {
-        return Ok(blocked);
+        return Ok(Tried::Blocked(blocked));
     }
     match drop_last(&mut session, &doomed.name, oid, record).await {
         // Something is left that the connector may not take back: name it.
-        Err(error) if error.sqlstate() == Some("2BP01") => left(target, &mut session, oid).await,
+        Err(error) if error.sqlstate() == Some("2BP01") => left(target, &mut session, oid).await.map(Tried::Left),
         // Somebody holds the role: a prepared transaction does so until it is ended.
-        Err(error) if error.is_lock_timeout() => held(&session, oid, error).await,
-        done => done,
+        Err(error) if error.is_lock_timeout() => held(&session, oid, error).await.map(Tried::Blocked),
+        Ok(blockers) if blockers.is_empty() => Ok(Tried::Dropped),
+        done => done.map(Tried::Blocked),
     }
 }
 
@@ -308,12 +342,13 @@ async fn role_name(session: &Session, oid: Oid) -> Result<Option<String>, Target
 /// privileges on a database, is dropped from any of them: the maintenance database stands for it.
 async fn places(session: &Session, oid: Oid) -> Result<Vec<Place>, TargetError> {
     let sql = format!(
-        "SELECT p.datname::text AS name, p.datname = current_database() AS shared, p.datallowconn AS open, bool_or({OWNS}) AS owns \
+        "SELECT p.oid, p.datname::text AS name, p.datname = current_database() AS shared, p.datallowconn AS open, bool_or({OWNS}) AS owns \
          FROM pg_shdepend d JOIN pg_database p ON p.oid = d.dbid OR d.dbid = 0 AND p.datname = current_database() \
          WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 GROUP BY p.oid, p.datname, p.datallowconn ORDER BY 1"
     );
     let rows = batch::alone(session.client(), vec![Statement::query("finding a role's databases", sql).bind(oid, Type::OID)]).await?;
     let place = |row: &tokio_postgres::Row| Place {
+        oid: row.get("oid"),
         name: row.get("name"),
         shared: row.get("shared"),
         open: row.get("open"),

@@ -71,6 +71,14 @@ pub enum TargetError {
     /// A row that the event needs was pruned between two statements.
     #[error("the person's row was pruned while it was looked at")]
     Pruned,
+    /// Somebody holds the role's row, so that its login cannot be closed yet.
+    #[error(
+        "access is taken away, but somebody holds the role in an open transaction, and the login cannot be closed yet; look for ALTER ROLE in pg_stat_activity"
+    )]
+    Held,
+    /// Something was given to a role while it was being dropped.
+    #[error("somebody goes on giving something to a role that is being dropped")]
+    Depended,
     /// Another worker holds the event's claim.
     #[error("another worker is at this event")]
     Claimed,
@@ -131,7 +139,7 @@ impl TargetError {
         match self {
             Self::Rejected(_) => Disposition::Reject,
             Self::Claimed => Disposition::Wait,
-            Self::Pruned => Disposition::Again,
+            Self::Pruned | Self::Depended => Disposition::Again,
             Self::Connect(error) if error.is_unreachable() => Disposition::Unreachable,
             // One database of the server is gone, not the server.
             Self::Connect(error) if error.is_no_database() => Disposition::Later,
@@ -143,9 +151,12 @@ impl TargetError {
             | Self::Busy(_)
             | Self::Silent(_)
             | Self::CircuitOpen(_) => Disposition::Unreachable,
-            Self::MissingRight { .. } | Self::LostFacts | Self::NewerLedger { .. } | Self::Restless(_) | Self::Unreadable(_) => {
-                Disposition::Later
-            }
+            Self::Held
+            | Self::MissingRight { .. }
+            | Self::LostFacts
+            | Self::NewerLedger { .. }
+            | Self::Restless(_)
+            | Self::Unreadable(_) => Disposition::Later,
             Self::Sql { source, .. } => match source.code() {
                 None => Disposition::Unreachable,
                 Some(state) => of_sqlstate(state.code()),
@@ -153,7 +164,16 @@ impl TargetError {
         }
     }
 
-    /// Whether a table or the schema of the ledger is gone (SQLSTATE 42P01, 3F000).
+    /// Whether the session ended under a statement: somebody or some time-out ended it, or the connection broke. Only a
+    /// new session tells whether the server is still there.
+    pub fn lost_session(&self) -> bool {
+        match self {
+            Self::Sql { source, .. } => source.code().is_none_or(|state| ended_the_session(state.code())),
+            _ => false,
+        }
+    }
+
+    /// Whether a table or the schema of the ledger may be gone (SQLSTATE 42P01, 3F000): it is looked for anew.
     pub fn lost_ledger(&self) -> bool {
         matches!(self.sqlstate(), Some("42P01" | "3F000"))
     }
@@ -194,15 +214,24 @@ impl TargetError {
 /// PostgreSQL docs, Appendix A; which of them concurrent role DDL raises was measured on 14 to 18.
 fn of_sqlstate(state: &str) -> Disposition {
     match state {
-        // Two sessions changed one catalog row; two made one role; a role went away in between; serialization,
-        // deadlock and lock time-out; our own: a bundle was retired since it was looked at.
-        "XX000" | "23505" | "42710" | "42704" | "40001" | "40P01" | "55P03" | "PT001" => Disposition::Again,
-        // Shutdown and crash of the server, start-up, too many connections, a full disk, our session or transaction
-        // ended for its age.
-        "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "53100" | "25P03" | "25P04" => Disposition::Unreachable,
-        _ if state.starts_with("08") || state.starts_with("28") => Disposition::Unreachable,
+        // Two sessions changed one catalog row, or it went away with its object; serialization, deadlock and lock
+        // time-out; somebody cancelled the statement; our own: a bundle was retired since it was looked at.
+        "XX000" | "40001" | "40P01" | "55P03" | "57014" | "PT001"
+        // Two made the same role, schema, table or function.
+        | "23505" | "42710" | "42P06" | "42P07" | "42723"
+        // A role, database, schema, table or function went away between the look and the statement that names it.
+        | "42704" | "3D000" | "3F000" | "42P01" | "42883" => Disposition::Again,
+        // Crash of the server, start-up, too many connections, a full disk.
+        "57P02" | "57P03" | "53300" | "53100" => Disposition::Unreachable,
+        _ if ended_the_session(state) || state.starts_with("28") => Disposition::Unreachable,
         _ => Disposition::Later,
     }
+}
+
+/// An administrator's or a shutdown's end of a session, its database dropped, the time-outs of idle sessions and
+/// transactions (one that a DBA set on the connector included), connection exceptions.
+fn ended_the_session(state: &str) -> bool {
+    matches!(state, "57P01" | "57P04" | "57P05" | "25P03" | "25P04") || state.starts_with("08")
 }
 
 /// The server's message with its SQLSTATE, never its DETAIL (which may quote a row), or the transport's error.
@@ -236,7 +265,12 @@ mod tests {
             ("53200", Disposition::Later),
             ("28P01", Disposition::Unreachable),
             ("42501", Disposition::Later),
-            ("57014", Disposition::Later),
+            ("57014", Disposition::Again),
+            ("42P01", Disposition::Again),
+            ("57P01", Disposition::Unreachable),
+            ("57P05", Disposition::Unreachable),
+            ("25P04", Disposition::Unreachable),
+            ("XX001", Disposition::Later),
         ] {
             assert_eq!(of_sqlstate(state), expected, "{state}");
         }

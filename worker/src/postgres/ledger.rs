@@ -168,14 +168,11 @@ async fn who(client: &Client) -> Result<(i32, String, bool), TargetError> {
     Ok((row.get(0), row.get(1), row.get(2)))
 }
 
-/// Runs what is missing in one transaction, one worker at a time.
+/// Runs what is missing in one transaction. Workers that make the ledger at the same time make the same names: one
+/// commits, the others meet 23505, 42710, 42P06 or 42P07 and find it made. An advisory lock would let anybody who may
+/// connect hold all of them up.
 async fn migrate(client: &Client, version: i32, connector: &str) -> Result<Uuid, TargetError> {
-    let begin = [
-        Statement::plain(BEGINNING, BEGIN),
-        // There is no table of ours yet that could be locked. The number is "postern" on a telephone.
-        Statement::plain("taking the migration lock", "SELECT pg_advisory_xact_lock(7678376)"),
-    ];
-    batch::run(client, &begin).await?;
+    batch::run(client, &[Statement::plain(BEGINNING, BEGIN)]).await?;
     let done = migrate_locked(client, version, connector).await;
     let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = batch::run(client, &[Statement::plain("ending the migration", end)]).await;
@@ -185,7 +182,16 @@ async fn migrate(client: &Client, version: i32, connector: &str) -> Result<Uuid,
 }
 
 async fn migrate_locked(client: &Client, version: i32, connector: &str) -> Result<Uuid, TargetError> {
-    let met = found(client).await?.map_or(0, |(_, met)| met);
+    let mut met = found(client).await?.map_or(0, |(_, met)| met);
+    if met > 0 {
+        let lock = [
+            Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+            Statement::plain("locking the ledger", "LOCK TABLE postern.fact IN EXCLUSIVE MODE"),
+            Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
+        ];
+        batch::run(client, &lock).await?;
+        met = found(client).await?.map_or(0, |(_, met)| met);
+    }
     let mut steps = Vec::new();
     if met == 0 {
         own(client, version, connector).await?;

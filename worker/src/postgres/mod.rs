@@ -20,6 +20,7 @@
 //! | [`sweep`] | the questions of wide revokes and clean-ups: who is concerned |
 //! | [`report`] | what the ledger says of people: who holds what |
 //! | [`check`] | what a connector may and sees, compared with what it needs |
+//! | [`rounds`] | another round after a conflict with somebody else |
 //! | [`names`] | quoting |
 //! | [`error`] | one enum for this boundary; SQLSTATE decides |
 
@@ -40,6 +41,7 @@ pub mod privileges;
 pub mod probe;
 pub mod replicas;
 pub mod report;
+pub mod rounds;
 pub mod rows;
 pub mod sessions;
 pub mod sweep;
@@ -47,4 +49,5 @@ pub mod target;
 pub mod tls;
 
 pub use error::TargetError;
+pub use rounds::Rounds;
 pub use target::Target;

@@ -248,8 +248,8 @@ fn memberships(ledger: &Ledger) -> String {
         // The owner role holds ADMIN OPTION on every bundle; to ask for it is dear where there are many roles.
         (
             "coalesce(g.rolname::text, '')",
-            "g.oid IS NOT NULL AND pg_has_role(session_user, g.oid, 'USAGE') \
-               AND (EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid) OR pg_has_role(session_user, r.oid, 'MEMBER WITH ADMIN OPTION'))",
+            "g.oid IS NOT NULL AND coalesce(pg_has_role(session_user, g.oid, 'USAGE'), false) \
+               AND (EXISTS (SELECT FROM postern.bundle b WHERE b.role_oid = r.oid) OR coalesce(pg_has_role(session_user, r.oid, 'MEMBER WITH ADMIN OPTION'), false))",
         )
     } else {
         ("''", "NOT r.rolsuper")
@@ -318,7 +318,7 @@ pub fn role_chains(named: &str, ours: &str) -> String {
          chain (root, oid) AS ( \
            SELECT r.oid, r.oid FROM pg_roles r JOIN named n ON r.rolname = n.name \
            UNION SELECT c.root, m.roleid FROM chain c JOIN pg_auth_members m ON m.member = c.oid) \
-         SELECT root.rolname::text AS root, NOT {has_options} OR pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION') AS can_hand_on, \
+         SELECT root.rolname::text AS root, NOT {has_options} OR coalesce(pg_has_role(session_user, c.root, 'MEMBER WITH ADMIN OPTION'), false) AS can_hand_on, \
                 {has_options} AND NOT EXISTS (SELECT FROM pg_auth_members o JOIN pg_roles w ON w.oid = o.member AND w.rolname = '{OWNER}' \
                   WHERE o.roleid = c.root AND o.admin_option AND (o.grantor = l.oid \
                     OR NOT EXISTS (SELECT FROM pg_auth_members h WHERE {login_has} AND h.admin_option))) AS pass, \

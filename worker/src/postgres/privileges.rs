@@ -21,8 +21,6 @@ const OBJECTS_A_STATEMENT: usize = 500;
 /// What keeps a bundle from being exact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// What was given, per object.
-    pub given: usize,
     /// What is more than it should be: taken back where the connector can, and reported in any case.
     pub taken: Vec<String>,
     /// What the connector may not give, and has no other way to the bundle.
@@ -140,29 +138,60 @@ SELECT class, name, privilege, true AS wanted,
              WHEN 'SEQUENCE' THEN has_sequence_privilege($2, oid, privilege)
              ELSE has_function_privilege($2, oid, privilege) END AS effective
 FROM missing
-UNION ALL SELECT class, name, privilege, false, bool_or(ours), false FROM extra GROUP BY class, name, privilege
+UNION ALL SELECT class, name, privilege, false, coalesce(bool_or(ours), false), false FROM extra GROUP BY class, name, privilege
 ORDER BY 1, 2, 3";
 
 /// Makes the privileges of `role` in the session's database exactly what `key` stands for. Part of the caller's
 /// transaction.
 pub async fn make_exact(client: &Client, ledger: &Ledger, key: &BundleKey, role: &str, oid: Oid) -> Result<Difference, TargetError> {
-    let rows = difference(client, ledger, key, role, oid).await?;
+    let mut taken = None;
+    let mut missing = usize::MAX;
+    loop {
+        let rows = difference(client, ledger, key, role, oid).await?;
+        // A GRANT by a role that has only a part of the grant options, since a moment ago or each in another role of
+        // ours, gives that part and warns (01007). What the catalog says afterwards counts.
+        let given = rows.iter().filter(|row| row.get("wanted") && row.get::<_, Option<bool>>("grantable") == Some(true)).count();
+        let stuck = given >= missing;
+        let Compared { mut difference, give, take } = judge(key, &rows, !stuck);
+        difference.taken = taken.unwrap_or(difference.taken);
+        if stuck || give.is_empty() && take.is_empty() {
+            return Ok(difference);
+        }
+        let mut statements = change("taking privileges back", "REVOKE", "FROM", take, role);
+        statements.extend(change("giving privileges", "GRANT", "TO", give, role));
+        batch::run(client, &statements).await?;
+        missing = given;
+        taken = Some(difference.taken);
+    }
+}
+
+/// A comparison, and the changes that follow from it.
+struct Compared<'a> {
+    difference: Difference,
+    give: Groups<'a>,
+    take: Groups<'a>,
+}
+
+/// `can_give`: whether a grant option means that a GRANT gives something.
+fn judge<'a>(key: &BundleKey, rows: &'a [Row], can_give: bool) -> Compared<'a> {
     let mut difference = Difference::default();
     let mut give: Groups<'_> = BTreeMap::new();
     let mut take: Groups<'_> = BTreeMap::new();
-    let mut withheld: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for row in &rows {
+    let mut withheld: Groups<'_> = BTreeMap::new();
+    for row in rows {
         let (class, name, privilege): (&str, &str, &str) = (row.get("class"), row.get("name"), row.get("privilege"));
-        let (wanted, grantable, effective): (bool, bool, bool) = (row.get("wanted"), row.get("grantable"), row.get("effective"));
+        // Null: the object was dropped since the statement began (PostgreSQL docs, "Access Privilege Inquiry Functions").
+        let answers: (Option<bool>, Option<bool>) = (row.get("grantable"), row.get("effective"));
+        let (Some(grantable), Some(effective)) = answers else { continue };
+        let wanted: bool = row.get("wanted");
         if !wanted {
             // What somebody gave who is not of ours only they can take back: it is said, and left.
             if grantable {
                 take.entry((class, name)).or_default().push(privilege);
             }
             difference.taken.push(format!("{privilege} ON {class} {name}"));
-        } else if grantable {
+        } else if grantable && can_give {
             give.entry((class, name)).or_default().push(privilege);
-            difference.given += 1;
         } else if !effective {
             withheld.entry((class, name)).or_default().push(privilege);
         }
@@ -175,10 +204,7 @@ pub async fn make_exact(client: &Client, ledger: &Ledger, key: &BundleKey, role:
             class.to_lowercase()
         ));
     }
-    let mut statements = change("taking privileges back", "REVOKE", "FROM", take, role);
-    statements.extend(change("giving privileges", "GRANT", "TO", give, role));
-    batch::run(client, &statements).await?;
-    Ok(difference)
+    Compared { difference, give, take }
 }
 
 async fn difference(client: &Client, ledger: &Ledger, key: &BundleKey, role: &str, oid: Oid) -> Result<Vec<Row>, TargetError> {

@@ -1,6 +1,6 @@
 //! One target server: its sessions, its circuit, its credential.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio_postgres::Client;
 
 use crate::config::Integration;
 use crate::config::integration::HostPort;
-use crate::postgres::TargetError;
 use crate::postgres::connect::{ConnectError, Purpose, connect};
 use crate::postgres::ledger::{self, Ledger};
 use crate::postgres::locate::{Located, Locator};
+use crate::postgres::{Rounds, TargetError};
 
 /// How long an event waits for one of the integration's sessions.
 const SESSION_WAIT: Duration = Duration::from_secs(10);
@@ -43,6 +43,7 @@ pub struct Target {
     replicas: Vec<Target>,
     /// For a replica: it had not replayed everything when it was last looked at.
     pub(super) lags: AtomicBool,
+    retries: Mutex<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +77,7 @@ impl Target {
             ledger: tokio::sync::Mutex::default(),
             circuit: Mutex::default(),
             heavy: tokio::sync::Mutex::default(),
+            retries: Mutex::default(),
         }
     }
 
@@ -96,6 +98,17 @@ impl Target {
 
     /// A session with the maintenance database, and the ledger in it, which is made if it is not there.
     pub async fn maintenance(&self) -> Result<(Session, Ledger), TargetError> {
+        let mut rounds = Rounds::of(self);
+        loop {
+            // Several workers that start at once may all make the ledger: one succeeds, the others find it.
+            match self.opened().await {
+                Err(error) => rounds.after(error).await?,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn opened(&self) -> Result<(Session, Ledger), TargetError> {
         let mut session = self.session(&self.integration().database).await.map_err(TargetError::of_maintenance)?;
         let mut known = self.ledger.lock().await;
         if let Some(ledger) = known.as_ref() {
@@ -105,6 +118,18 @@ impl Target {
         session.ended();
         *known = Some(ledger.clone());
         Ok((session, ledger))
+    }
+
+    /// Counts a round that is repeated, by its SQLSTATE. A connection that broke counts as 08006
+    /// (`connection_failure`), what is not the server's answer as 00000.
+    pub fn note_retry(&self, error: &TargetError) {
+        let state = error.sqlstate().unwrap_or(if error.lost_session() { "08006" } else { "00000" });
+        *self.retries.lock().unwrap_or_else(PoisonError::into_inner).entry(state.to_owned()).or_default() += 1;
+    }
+
+    /// The rounds that were repeated since this was last asked, by SQLSTATE.
+    pub fn take_retries(&self) -> BTreeMap<String, u64> {
+        std::mem::take(&mut *self.retries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The ledger is not what it was, such as dropped by hand: it is looked for anew.
