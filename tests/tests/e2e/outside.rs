@@ -2,6 +2,8 @@
 
 mod conflicts;
 mod hostile;
+mod meddlers;
+mod storm;
 
 use anyhow::{Result, ensure};
 use postern_tests::stage::Stage;
