@@ -68,8 +68,8 @@ pub enum TargetError {
     /// What was observed kept changing.
     #[error("what was observed kept changing; tried {0} times")]
     Restless(u32),
-    /// A row that the event needs was pruned between two statements.
-    #[error("the person's row was pruned while it was looked at")]
+    /// The person whom the event needs was pruned, or became known, between two statements.
+    #[error("the person's row changed while it was looked at")]
     Pruned,
     /// Somebody holds the role's row, so that its login cannot be closed yet.
     #[error(

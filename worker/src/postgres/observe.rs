@@ -1,7 +1,7 @@
 //! Locks, then reads, in one round trip.
 //!
 //! The order of locks, the same for every event: the integration (a table lock on `postern.watermark`), the event's
-//! row, the `grant_id`, the person. Then, as statements of their own, the reads: a statement that locks and reads at
+//! row, the person, the `grant_id`: whoever holds a person may end any of the person's grants. Then, as statements of their own, the reads: a statement that locks and reads at
 //! once, or any under REPEATABLE READ, would see the past (measured on 15 and 18).
 
 use std::collections::BTreeMap;
@@ -76,9 +76,9 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
     {
         return Ok(Found::Known(row));
     }
-    let grant_key = next();
     next();
     let account = next();
+    let grant_key = next();
     let facts = next();
     let watermark = next();
     let role = next();
@@ -88,7 +88,10 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
     let databases = next();
     let roles = next();
 
-    if question.principal.is_some() && account.is_empty() {
+    let grant_key = grant_key.first().map(rows::grant_key).transpose()?;
+    let owned = grant_key.as_ref().is_some_and(|key| key.principal.is_some());
+    if account.is_empty() && (question.principal.is_some() || owned) {
+        // Pruned in between, or the grant came in between: whose it is was not known when the person was locked.
         return Err(TargetError::Pruned);
     }
     let facts = facts.first().ok_or_else(|| TargetError::LostFacts)?;
@@ -104,7 +107,7 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
         role: role.first().map(rows::role),
         memberships: memberships.iter().map(rows::membership).collect(),
         active: active.iter().map(rows::grant).collect::<Result<_, _>>()?,
-        grant_key: grant_key.first().map(rows::grant_key).transpose()?,
+        grant_key,
         bundles: bundles.iter().map(|row| rows::bundle(row, |oid, mark| probes.is_fresh(oid, mark))).collect::<Result<_, _>>()?,
         databases: databases.iter().map(rows::database).collect::<Result<BTreeMap<_, _>, _>>()?,
         roles: rows::roles(&roles)?,
@@ -158,14 +161,6 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
     vec![
         Statement::plain(BEGINNING, format!("{BEGIN}; LOCK TABLE postern.watermark IN ROW SHARE MODE")),
         if maintenance { Statement::query("no event", "SELECT 1 WHERE false") } else { events::lock(question) },
-        // A no-op update, so that the row is locked and its latest state returned whether or not it was there.
-        Statement::query(
-            "locking the grant_id",
-            "INSERT INTO postern.grant_key AS k (integration, digest) SELECT $1, $2 WHERE $2 IS NOT NULL \
-             ON CONFLICT (integration, digest) DO UPDATE SET revision = k.revision RETURNING principal, revision, ending",
-        )
-        .text(integration.clone())
-        .bind(digest.clone(), Type::BYTEA),
         of_person(
             "making the person's row",
             format!(
@@ -180,6 +175,14 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
                  FROM postern.account WHERE principal = {PERSON} FOR UPDATE"
             ),
         ),
+        // A no-op update, so that the row is locked and its latest state returned whether or not it was there.
+        Statement::query(
+            "locking the grant_id",
+            "INSERT INTO postern.grant_key AS k (integration, digest) SELECT $1, $2 WHERE $2 IS NOT NULL \
+             ON CONFLICT (integration, digest) DO UPDATE SET revision = k.revision RETURNING principal, revision, ending",
+        )
+        .text(integration.clone())
+        .bind(digest.clone(), Type::BYTEA),
         Statement::query(
             "reading the facts",
             "SELECT clock_timestamp() AS now, ledger_id, CASE WHEN isfinite(pruned_to) THEN pruned_to END AS pruned_to FROM postern.fact",
