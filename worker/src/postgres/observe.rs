@@ -1,8 +1,9 @@
 //! Locks, then reads, in one round trip.
 //!
 //! The order of locks, the same for every event: the integration (a table lock on `postern.watermark`), the event's
-//! row, the person, the `grant_id`: whoever holds a person may end any of the person's grants. Then, as statements of their own, the reads: a statement that locks and reads at
-//! once, or any under REPEATABLE READ, would see the past (measured on 15 and 18).
+//! row, the person, the `grant_id`: whoever holds a person may end any of the person's grants. Then, as statements of
+//! their own, the reads: a statement that locks and reads at once, or any under REPEATABLE READ, would see the past
+//! (measured on 15 and 18).
 
 use std::collections::BTreeMap;
 
