@@ -274,3 +274,39 @@ async fn what_is_gone_already_ends_well() -> Result<()> {
     explained(&stage).await?;
     stage.finish().await
 }
+
+#[tokio::test]
+async fn whoever_was_made_a_member_of_a_person_or_a_bundle_loses_the_session_too() -> Result<()> {
+    let mut stage = Stage::start().await?;
+    stage.workers(1).await?;
+    let superuser = stage.pg.superuser("postgres").await?;
+    superuser.batch_execute("CREATE ROLE app LOGIN PASSWORD 'app'; CREATE ROLE job LOGIN PASSWORD 'job'").await?;
+    let jane = stage.login_as(&stage.expect(&reads(&stage, "AR-1", "jane"), "succeeded").await?).await?;
+    stage.expect(&reads(&stage, "AR-2", "kim"), "succeeded").await?;
+    let bundle = bundle(&superuser).await?;
+    // Up to 14 people can hand their own role on.
+    if stage.pg.version().major() == 14 {
+        jane.batch_execute("GRANT jane TO app").await?;
+    } else {
+        superuser.batch_execute("GRANT jane TO app").await?;
+    }
+    superuser.batch_execute(&format!("GRANT \"{bundle}\" TO job")).await?;
+    let app = stage.pg.login("app", "app", "orders").await?;
+    allowed(&app, "SET ROLE jane; SELECT * FROM sales.invoices").await?;
+    let job = stage.pg.login("job", "job", "orders").await?;
+    allowed(&job, &format!("SET ROLE \"{bundle}\"; SELECT * FROM sales.invoices")).await?;
+
+    let result = stage.expect(&revoke_grant(INTEGRATION, "AR-1"), "succeeded").await?;
+    reports(&result, &["member_added app in jane"])?;
+    ensure!(app.batch_execute("SELECT 1").await.is_err(), "a session as jane outlives her access: {result:#}");
+    let result = stage.send(&cleanup(INTEGRATION)).await?;
+    reports(&result, &[&format!("member_added job in {bundle}")])?;
+    if stage.pg.version().major() < 16 {
+        ensure!(job.batch_execute("SELECT 1").await.is_err(), "a session in the bundle goes on: {result:#}");
+        ensure!(stage.pg.login("app", "app", "orders").await?.batch_execute("SET ROLE jane").await.is_err());
+    } else {
+        // What a superuser gave only a superuser can take.
+        ensure!(result["warnings"].to_string().contains("job"), "{result:#}");
+    }
+    stage.finish().await
+}

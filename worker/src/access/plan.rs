@@ -92,6 +92,15 @@ pub enum Step {
         /// Who had given them.
         grantor: String,
     },
+    /// Takes a membership in the person's role back that `grantor` gave.
+    RevokeMember {
+        /// The person's role.
+        role: String,
+        /// Its member.
+        member: String,
+        /// Who had made it one.
+        grantor: String,
+    },
     /// Gives membership in bundles, as the owner role. Sorted, and last: from 16 it locks the granted role.
     GrantBundles {
         /// The person's role.

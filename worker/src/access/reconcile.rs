@@ -79,7 +79,34 @@ pub fn reconcile(seen: &Observed, goal: &Goal<'_>, role_name: &str, plan: &mut P
     }
     plan.role = Some(name.clone());
     memberships(seen, role.is_some(), &wanted, goal.restore, &name, plan);
+    if role.is_some() {
+        members(seen, goal.restore, &name, plan);
+    }
     Ok(())
+}
+
+/// Nobody is a member of a person's role: whoever is has all that the person has, and keeps what a session of theirs has set.
+/// Up to 14 people can hand their own role on.
+fn members(seen: &Observed, restore: bool, name: &str, plan: &mut Plan) {
+    for member in &seen.members {
+        let Some(grantor) = &member.grantor else { continue };
+        plan.drift.push(Change::new("member_added", format!("{} in {name}", member.name)));
+        if member.revocable {
+            plan.steps.push(Step::RevokeMember { role: name.to_owned(), member: member.name.clone(), grantor: grantor.clone() });
+            plan.changes.push(Change::new("revoke_membership", format!("{} in {name}", member.name)));
+            plan.end_sessions = true;
+        } else {
+            let message = format!(
+                "{:?} is a member of {name:?}, made so by {grantor:?}, and the connector cannot take that back; \
+                 as a superuser: REVOKE \"{name}\" FROM \"{}\" GRANTED BY \"{grantor}\"",
+                member.name, member.name
+            );
+            plan.warnings.push(message.clone());
+            if !restore {
+                unfinished(plan, message);
+            }
+        }
+    }
 }
 
 /// Binds the account to a role of ours that the ledger has forgotten. What password it has is not known any more.

@@ -31,6 +31,8 @@ pub struct Observed {
     pub role: Option<Role>,
     /// What the role is a member of.
     pub memberships: Vec<Membership>,
+    /// Who was made a member of the person's role, directly or through others: nobody should be.
+    pub members: Vec<Member>,
     /// The person's active grants in every integration of this ledger.
     pub active: Vec<GrantRow>,
     /// What is known of the event's own `grant_id`.
@@ -87,6 +89,19 @@ pub struct Role {
     pub stuck: Vec<String>,
     /// `rolconnlimit`; -1 for none.
     pub connection_limit: i32,
+}
+
+/// Somebody who was made a member of the person's role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its OID.
+    pub oid: Oid,
+    /// Its name.
+    pub name: String,
+    /// Who made it a direct member; `None`: it is one through another member.
+    pub grantor: Option<String>,
+    /// Whether the connector can take that back.
+    pub revocable: bool,
 }
 
 /// One row of `pg_auth_members` whose member is the person. From 16 on one role may be given by several grantors.
@@ -306,8 +321,14 @@ impl Observed {
         self.account.as_ref().is_some_and(|account| account.role_oid == Some(role.oid))
     }
 
-    /// Whose sessions end when access is taken away: the role's, or those that outlived a role dropped by hand.
+    /// Whose sessions end when access is taken away: the role's, those of its members, who may have set it, and those that
+    /// outlived a role dropped by hand.
     pub fn session_roles(&self) -> Vec<Oid> {
+        let members = self.our_role().into_iter().flat_map(|_| self.members.iter().map(|member| member.oid));
+        self.own_session_roles().into_iter().chain(members).collect()
+    }
+
+    fn own_session_roles(&self) -> Vec<Oid> {
         let known = self.account.as_ref().and_then(|account| account.role_oid);
         match (&self.role, known) {
             (Some(role), Some(known)) if role.oid == known => self.our_role().map(|role| role.oid).into_iter().collect(),

@@ -164,6 +164,7 @@ impl World {
             account: Some(self.account.clone()),
             role: self.role.clone(),
             memberships: self.member_of.iter().map(membership).collect(),
+            members: Vec::new(),
             active: self.active.values().cloned().collect(),
             grant_key: id.map(|id| self.keys.get(&grant_id(id)).cloned().unwrap_or_default()),
             bundles: self.bundles.clone(),
@@ -248,6 +249,7 @@ impl World {
                 role.connection_limit = limit(*connection_limit, role.connection_limit);
                 role.valid_until = valid_until.unwrap_or(role.valid_until);
             }
+            Step::RevokeMember { .. } => {}
             Step::RevokeMembership { roles, .. } => roles.iter().for_each(|role| assert!(self.member_of.remove(role))),
             Step::GrantBundles { bundles: roles, .. } | Step::GrantRoles { roles, .. } => {
                 self.member_of.extend(roles.iter().cloned());

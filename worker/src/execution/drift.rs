@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use postern_schemas::result::Change;
 use postern_schemas::{EventKey, Principal};
 
-use crate::access::state::Role;
+use crate::access::state::{Oid, Role};
 use crate::execution::Stop;
 use crate::execution::cleanup::{Swept, keep, of_one, repair};
 use crate::execution::single::by;
@@ -46,7 +46,14 @@ async fn claim_forgotten(key: &EventKey, target: &Target, swept: &mut Swept) -> 
         let done = transaction_as(target, &key.integration, &principal, &name, &by(key), repair).await;
         let Some(done) = of_one(&principal, done, swept)? else { continue };
         if done.role.as_ref().is_none_or(|role| role.oid != oid) {
-            swept.plan.warnings.push(format!("role {name:?} says that it is {principal}'s, who has another account: drop it"));
+            swept.plan.warnings.push(format!("role {name:?} was {principal}'s, who has another account: it is closed; drop it"));
+            let (session, _) = target.maintenance().await?;
+            match drift::close_forgotten(session.client(), &name).await {
+                Ok(()) => {}
+                Err(error) => said(error, &format!("role {name:?} could not be closed"), swept)?,
+            }
+            drop(session);
+            end(target, oid, &name, swept).await?;
         }
         finish_person(target, done, swept).await?;
         keep(key, target).await?;
@@ -119,15 +126,13 @@ async fn mend_bundles(target: &Target, swept: &mut Swept) -> Result<(), Stop> {
         for attribute in &bundle.stuck {
             swept.plan.warnings.push(format!("as a superuser: ALTER ROLE \"{}\" NO{attribute}", bundle.name));
         }
-        let mended = async {
-            drift::mend_bundle(session.client(), &bundle).await?;
-            if bundle.can_login {
-                swept.terminated += sessions::end_on_primary(target, &[bundle.oid]).await?.terminated;
+        match drift::mend_bundle(session.client(), &bundle).await {
+            Ok(()) => {
+                swept.plan.changes.push(Change::new("mend_bundle", &bundle.name));
+                if bundle.can_login {
+                    end(target, bundle.oid, &bundle.name, swept).await?;
+                }
             }
-            Ok(())
-        };
-        match mended.await {
-            Ok(()) => swept.plan.changes.push(Change::new("mend_bundle", &bundle.name)),
             Err(error) => said(error, &format!("bundle role {:?} could not be mended", bundle.name), swept)?,
         }
     }
@@ -144,7 +149,13 @@ async fn remove_strays(target: &Target, swept: &mut Swept) -> Result<(), Stop> {
             continue;
         }
         match drift::remove_stray(session.client(), &stray).await {
-            Ok(()) => swept.plan.changes.push(Change::new("revoke_membership", what)),
+            Ok(()) => {
+                swept.plan.changes.push(Change::new("revoke_membership", what));
+                // A session that has set the role keeps it.
+                if let Some(oid) = stray.sessions_of {
+                    end(target, oid, &stray.member, swept).await?;
+                }
+            }
             Err(error) => said(error, &format!("the membership of {what} could not be taken back"), swept)?,
         }
     }
@@ -161,6 +172,21 @@ async fn say_other_ledgers(target: &Target, swept: &mut Swept) -> Result<(), Tar
         ));
     }
     Ok(())
+}
+
+/// Ends a role's sessions here, and on the replicas at the end of the clean-up.
+async fn end(target: &Target, oid: Oid, name: &str, swept: &mut Swept) -> Result<(), Stop> {
+    swept.ended.push(oid);
+    match sessions::end_on_primary(target, &[oid]).await {
+        Ok(ended) => {
+            swept.terminated += ended.terminated;
+            if ended.surviving > 0 {
+                swept.plan.warnings.push(format!("{} sessions of {name:?} survive", ended.surviving));
+            }
+            Ok(())
+        }
+        Err(error) => said(error, &format!("sessions of {name:?} could not be ended"), swept),
+    }
 }
 
 /// One role's trouble keeps no other from being looked at.

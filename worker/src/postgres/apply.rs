@@ -144,12 +144,12 @@ fn of_step(step: &Step, context: Context<'_>) -> Vec<(As, Statement)> {
             }
             owner(Statement::plain("changing the role", sql))
         }
+        Step::RevokeMember { role, member, grantor } => {
+            let sql = format!("REVOKE {} FROM {}{}", ident(role), ident(member), granted_by(grantor, context));
+            login(Statement::plain("taking a membership in the person's role back", sql))
+        }
         Step::RevokeMembership { member, roles, grantor } => {
-            let by = if context.ledger.has_membership_options() && !grantor.is_empty() {
-                format!(" GRANTED BY {}", ident(grantor))
-            } else {
-                String::new()
-            };
+            let by = granted_by(grantor, context);
             let sql = format!("REVOKE {} FROM {}{by}", idents(roles.iter().map(String::as_str)), ident(member));
             login(Statement::plain("taking memberships back", sql))
         }
@@ -183,6 +183,11 @@ fn give(roles: &[String], member: &str, context: Context<'_>) -> String {
 pub fn leave(role: &str, ledger: &Ledger) -> String {
     let by = if ledger.has_membership_options() { format!(" GRANTED BY {}", ident(OWNER)) } else { String::new() };
     format!("REVOKE {} FROM SESSION_USER{by}", ident(role))
+}
+
+/// From 16 on a membership is taken back in the name of who gave it.
+fn granted_by(grantor: &str, context: Context<'_>) -> String {
+    if context.ledger.has_membership_options() && !grantor.is_empty() { format!(" GRANTED BY {}", ident(grantor)) } else { String::new() }
 }
 
 fn password_clause(set: bool, context: Context<'_>) -> String {
@@ -267,6 +272,7 @@ fn of_ledger(step: &Step, by: &str) -> Vec<Statement> {
         Step::CreateRole { .. }
         | Step::AlterRole { .. }
         | Step::RevokeMembership { .. }
+        | Step::RevokeMember { .. }
         | Step::GrantBundles { .. }
         | Step::PassRoles { .. }
         | Step::GrantIam { .. }

@@ -53,6 +53,16 @@ pub async fn retire_forgotten(client: &Client, bundles: &[Oid]) -> Result<(), Ta
     batch::alone(client, vec![statement]).await.map(|_| ())
 }
 
+/// Closes a role of ours that the ledger has forgotten and whose person has another account by now.
+pub async fn close_forgotten(client: &Client, name: &str) -> Result<(), TargetError> {
+    let statements = vec![
+        Statement::plain("becoming the owner role", format!("SET LOCAL ROLE {}", ident(OWNER))),
+        Statement::plain("closing a forgotten role", format!("ALTER ROLE {} NOLOGIN", ident(name))),
+        Statement::plain("becoming the connector", "SET LOCAL ROLE NONE"),
+    ];
+    batch::alone(client, statements).await.map(|_| ())
+}
+
 /// A membership that nobody of ours gave: of somebody in a person's role or a bundle, or of a bundle in another role.
 #[derive(Debug)]
 pub struct Stray {
@@ -60,6 +70,8 @@ pub struct Stray {
     pub role: String,
     /// The member.
     pub member: String,
+    /// Whose sessions may have set the role; `None` for a bundle, into which nobody logs in.
+    pub sessions_of: Option<Oid>,
     /// Who gave it; empty up to 15, where it does not matter.
     grantor: String,
     /// Whether the connector can take it back.
@@ -88,7 +100,7 @@ pub async fn strays(client: &Client, ledger: &Ledger) -> Result<Vec<Stray>, Targ
     let sql = format!(
         "WITH person AS (SELECT role_oid AS oid FROM postern.account WHERE role_oid IS NOT NULL), \
               bundle AS (SELECT role_oid AS oid FROM postern.bundle) \
-         SELECT r.rolname::text AS role, x.rolname::text AS member, {grantor} AS grantor, {revocable} AS revocable \
+         SELECT r.rolname::text AS role, x.rolname::text AS member, CASE WHEN x.oid NOT IN (TABLE bundle) THEN x.oid END AS sessions_of, {grantor} AS grantor, {revocable} AS revocable \
          FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles x ON x.oid = m.member LEFT JOIN pg_roles g ON g.oid = m.grantor \
          WHERE x.rolname NOT IN ('{OWNER}', session_user) \
            AND (r.oid IN (TABLE person) OR r.oid IN (TABLE bundle) AND x.oid NOT IN (TABLE person) OR x.oid IN (TABLE bundle)) ORDER BY 1, 2"
@@ -97,6 +109,7 @@ pub async fn strays(client: &Client, ledger: &Ledger) -> Result<Vec<Stray>, Targ
     let stray = |row: &tokio_postgres::Row| Stray {
         role: row.get("role"),
         member: row.get("member"),
+        sessions_of: row.get("sessions_of"),
         grantor: row.get("grantor"),
         revocable: row.get("revocable"),
     };

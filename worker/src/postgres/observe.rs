@@ -84,6 +84,7 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
     let watermark = next();
     let role = next();
     let memberships = next();
+    let members = next();
     let active = next();
     let bundles = next();
     let databases = next();
@@ -107,6 +108,7 @@ pub async fn observe(client: &Client, ledger: &Ledger, question: &Question<'_>, 
         account: account.first().map(rows::account),
         role: role.first().map(rows::role),
         memberships: memberships.iter().map(rows::membership).collect(),
+        members: members.iter().map(rows::member).collect(),
         active: active.iter().map(rows::grant).collect::<Result<_, _>>()?,
         grant_key,
         bundles: bundles.iter().map(|row| rows::bundle(row, |oid, mark| probes.is_fresh(oid, mark))).collect::<Result<_, _>>()?,
@@ -205,6 +207,7 @@ fn statements(ledger: &Ledger, question: &Question<'_>) -> Vec<Statement> {
         )
         .text(question.role_name),
         of_person("reading memberships", memberships(ledger)).text(question.role_name),
+        of_person("reading members", members(ledger)).text(question.role_name),
         of_person(
             "reading active grants",
             format!(
@@ -242,6 +245,26 @@ fn role_oid() -> String {
     format!(
         "coalesce((SELECT k.oid FROM pg_roles k JOIN postern.account a ON k.oid = a.role_oid WHERE a.principal = {PERSON}), \
                   (SELECT k.oid FROM pg_roles k WHERE k.rolname = $4))"
+    )
+}
+
+/// Members of the person's role, with those that are so through others. The owner role and the login are for their work.
+fn members(ledger: &Ledger) -> String {
+    let revocable = if ledger.has_membership_options() {
+        "coalesce(pg_has_role(session_user, g.oid, 'USAGE'), false) AND coalesce(pg_has_role(session_user, m.roleid, 'MEMBER WITH ADMIN OPTION'), false)"
+    } else {
+        "true"
+    };
+    let role = role_oid();
+    format!(
+        "WITH RECURSIVE ours AS (SELECT oid FROM pg_roles WHERE rolname IN ('{OWNER}', session_user)), \
+         inside (oid) AS ( \
+           SELECT m.member FROM pg_auth_members m WHERE m.roleid = {role} AND m.member NOT IN (TABLE ours) \
+           UNION SELECT m.member FROM inside i JOIN pg_auth_members m ON m.roleid = i.oid WHERE m.member NOT IN (TABLE ours)) \
+         SELECT DISTINCT x.oid, x.rolname::text AS name, CASE WHEN m.roleid IS NOT NULL THEN coalesce(g.rolname::text, '') END AS grantor, \
+           {revocable} AS revocable \
+         FROM inside i JOIN pg_roles x ON x.oid = i.oid LEFT JOIN pg_auth_members m ON m.member = x.oid AND m.roleid = {role} \
+           LEFT JOIN pg_roles g ON g.oid = m.grantor ORDER BY 2, 3"
     )
 }
 

@@ -9,7 +9,9 @@ use postern_schemas::permission::{Access, Permission};
 use postern_schemas::{Identifier, Principal};
 use tokio_postgres::Row;
 
-use crate::access::state::{Account, Bundle, BundleKey, Database, Ending, GrantKey, GrantRow, Membership, Oid, Role, RoleFacts, RoleLink};
+use crate::access::state::{
+    Account, Bundle, BundleKey, Database, Ending, GrantKey, GrantRow, Member, Membership, Oid, Role, RoleFacts, RoleLink,
+};
 use crate::postgres::TargetError;
 
 /// Parses a stored text.
@@ -54,6 +56,11 @@ pub fn role(row: &Row) -> Role {
 /// Columns: `role, grantor, revocable`.
 pub fn membership(row: &Row) -> Membership {
     Membership { role: row.get("role"), grantor: row.get("grantor"), revocable: row.get("revocable") }
+}
+
+/// Columns: `oid, name, grantor, revocable`.
+pub fn member(row: &Row) -> Member {
+    Member { oid: row.get("oid"), name: row.get("name"), grantor: row.get("grantor"), revocable: row.get("revocable") }
 }
 
 /// Columns: `principal, revision, ending`.

@@ -163,3 +163,23 @@ async fn a_lost_row_of_facts_is_put_back_by_what_check_prints() -> Result<()> {
     stage.expect(&reads(&stage, "again", "jane"), "succeeded").await?;
     stage.finish().await
 }
+
+#[tokio::test]
+async fn a_forgotten_role_whose_person_has_another_account_is_closed() -> Result<()> {
+    let mut stage = Stage::start().await?;
+    stage.workers(1).await?;
+    let superuser = stage.pg.superuser("postgres").await?;
+    // The first event makes the ledger.
+    stage.expect(&revoke_grant(INTEGRATION, "AR-0"), "succeeded").await?;
+    back_up(&superuser).await?;
+    let old = stage.login_as(&stage.expect(&reads(&stage, "AR-1", "jane"), "succeeded").await?).await?;
+    restore(&superuser).await?;
+    superuser.batch_execute("ALTER ROLE jane RENAME TO jane_old").await?;
+    stage.expect(&reads(&stage, "AR-2", "jane"), "succeeded").await?;
+
+    let result = stage.send(&cleanup(INTEGRATION)).await?;
+    ensure!(result["warnings"].to_string().contains("jane_old"), "{result:#}");
+    ensure!(old.batch_execute("SELECT 1").await.is_err(), "the session goes on: {result:#}");
+    assert!(ended(&superuser, "jane_old").await?, "{result:#}");
+    stage.finish().await
+}
