@@ -1,21 +1,29 @@
 -- Takes Postern's roles and its ledger from a server. First stop the workers. Then, as the connector, in every database that
 -- Postern manages, and in the maintenance database last:
 --   psql "host=SERVER user=postern_connector dbname=DATABASE" -v ON_ERROR_STOP=1 -f uninstall.sql
--- It ends every account that Postern made. An account that owns objects stops it: hand them on first (REASSIGN OWNED).
+-- It ends every account that Postern made. An account that owns objects stops it: see docs/owned-objects.md.
+-- With the roles of several ledgers on the server it stops too. Say which one goes: PGOPTIONS='-c postern.ledger=UUID' psql …
 -- Then, as whoever ran connector-*.sql:  DROP ROLE postern_connector;
 -- On a server of your own before that, as a superuser, DROP OWNED BY postern_admin; in each database, and DROP ROLE postern_admin;
 DO $$
 DECLARE
   options constant text :=
     CASE WHEN current_setting('server_version_num')::int >= 160000 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
+  ledgers constant text[] := ARRAY(SELECT DISTINCT substring(shobj_description(oid, 'pg_authid') FROM '^postern ([0-9a-f-]{36}): ')
+    FROM pg_roles WHERE shobj_description(oid, 'pg_authid') ~ '^postern [0-9a-f-]{36}: ');
+  ledger constant text := coalesce(nullif(current_setting('postern.ledger', true), ''), ledgers[1]);
   ours constant text[] := ARRAY(SELECT rolname FROM pg_roles
-    WHERE shobj_description(oid, 'pg_authid') ~ '^postern [0-9a-f-]{36}: ' ORDER BY 1);
+    WHERE starts_with(shobj_description(oid, 'pg_authid'), 'postern ' || ledger || ': ') ORDER BY 1);
   r text;
 BEGIN
+  IF cardinality(ledgers) > 1 AND coalesce(current_setting('postern.ledger', true), '') = '' THEN
+    RAISE EXCEPTION 'there are roles of several ledgers: %', array_to_string(ledgers, ', ')
+      USING HINT = 'Say which one goes: PGOPTIONS=''-c postern.ledger=UUID''.';
+  END IF;
   FOREACH r IN ARRAY ours LOOP
     IF EXISTS (SELECT FROM pg_shdepend d JOIN pg_roles o ON o.oid = d.refobjid
                WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND o.rolname = r) THEN
-      RAISE EXCEPTION '% owns objects', r USING HINT = format('REASSIGN OWNED BY %I TO another role, in each database.', r);
+      RAISE EXCEPTION '% owns objects', r USING HINT = 'Let Postern clean up first, see docs/owned-objects.md; whatever is reassigned may run as its new owner.';
     END IF;
     EXECUTE 'SET LOCAL ROLE postern_owner';
     EXECUTE format('ALTER ROLE %I NOLOGIN', r);
