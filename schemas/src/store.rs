@@ -66,6 +66,17 @@ impl StoreRef {
     /// The stores' names, as written in events and configuration.
     pub const NAMES: [&'static str; 5] = ["aws", "azure", "gcp", "kubernetes", "hashicorp_vault"];
 
+    /// The store's name, one of [`StoreRef::NAMES`].
+    pub fn store(&self) -> &'static str {
+        match self {
+            Self::Aws { .. } => "aws",
+            Self::Azure { .. } => "azure",
+            Self::Gcp { .. } => "gcp",
+            Self::Kubernetes { .. } => "kubernetes",
+            Self::HashicorpVault { .. } => "hashicorp_vault",
+        }
+    }
+
     /// Reads the store `name` (one of [`StoreRef::NAMES`]) from its object; mistakes go to the reader's collector.
     pub fn read(name: &str, fields: Fields<'_>) -> Option<Self> {
         let pair = |a: &'static str, b: &'static str| required(&fields, a).zip(required(&fields, b));

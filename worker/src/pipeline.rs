@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::execution::{self, Settled, Stop, single};
 use crate::postgres::{Target, TargetError};
 use crate::retry::{self, Failure, Trouble};
+use crate::secrets::Stores;
 use crate::telemetry::Metrics;
 
 /// Marks the message that announces a grant's own end. Trusted only where the broker's session says that Postern
@@ -41,8 +42,9 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline for the configured integrations. No target is contacted yet.
     pub fn new(config: Config, metrics: Metrics, worker: String) -> Self {
+        let stores = Stores::new(&config);
         let target = |(id, integration): (&IntegrationId, &Arc<crate::config::Integration>)| {
-            (id.clone(), (Arc::new(Target::new(Arc::clone(integration))), execution::rules(integration, &config)))
+            (id.clone(), (Arc::new(Target::new(Arc::clone(integration), &stores)), execution::rules(integration, &config)))
         };
         let targets = config.integrations.iter().map(target).collect();
         Self { config, targets, metrics, worker }

@@ -12,6 +12,7 @@ use crate::audit::{self, Receipt};
 use crate::config::Config;
 use crate::execution::{self, Stop};
 use crate::postgres::Target;
+use crate::secrets::Stores;
 
 /// Arguments of `postern apply`.
 #[derive(Debug, clap::Args)]
@@ -76,5 +77,5 @@ pub fn decode(body: &[u8]) -> Result<Event, Box<postern_schemas::result::AuditEv
 /// The event's target and its rules.
 pub fn target(config: &Config, event: &Event) -> Result<(Target, Rules), CliError> {
     let integration = super::integration(config, event.request.integration())?;
-    Ok((Target::new(Arc::clone(integration)), execution::rules(integration, config)))
+    Ok((Target::new(Arc::clone(integration), &Stores::new(config)), execution::rules(integration, config)))
 }

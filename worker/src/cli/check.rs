@@ -11,6 +11,7 @@ use crate::broker::{self, BrokerError, Finding, Settings};
 use crate::config::{Config, Integration};
 use crate::execution;
 use crate::postgres::check::{self, Item, Status};
+use crate::secrets::Stores;
 
 /// Arguments of `postern check`.
 #[derive(Debug, clap::Args)]
@@ -58,7 +59,7 @@ fn configuration(config: &Config) -> Item {
 }
 
 async fn server(config: &Config, integration: &Integration) -> Vec<Checked> {
-    let mut items = check::integration(integration, &execution::rules(integration, config)).await;
+    let mut items = check::integration(integration, &Stores::new(config), &execution::rules(integration, config)).await;
     items.extend(neighbour(config, integration));
     items.extend(other_login(config, integration));
     items.into_iter().map(|item| (Some(integration.id.clone()), item)).collect()

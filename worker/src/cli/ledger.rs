@@ -9,6 +9,7 @@ use super::{CliError, DONE, output, permission};
 use crate::config::Config;
 use crate::postgres::report::{self, Holding};
 use crate::postgres::{Target, TargetError, ledger};
+use crate::secrets::Stores;
 
 /// Arguments of `postern ledger`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub struct Args {
 /// Prints the ledger. One that nobody has made yet is empty.
 pub async fn run(config: &Config, args: &Args) -> Result<u8, CliError> {
     let integration = super::integration(config, &args.integration)?;
-    let target = Target::new(Arc::clone(integration));
+    let target = Target::new(Arc::clone(integration), &Stores::new(config));
     let holdings = read(&target, args).await.map_err(CliError::failed)?.unwrap_or_else(|| {
         let database = &integration.database;
         output::note(format_args!("database {database} at {} has no ledger yet; the first event makes it", integration.address()));

@@ -20,7 +20,12 @@ pub enum SecretSource {
         password: LocalPassword,
     },
     /// A secret store.
-    Store(StoreRef),
+    Store {
+        /// The secret's place.
+        place: StoreRef,
+        /// The role to log in as, where the secret may hold a password alone.
+        username: Option<Identifier>,
+    },
     /// None: logins are signed with AWS credentials (`auth = "iam"`).
     Iam {
         /// The role to log in as.
@@ -40,18 +45,23 @@ pub enum LocalPassword {
 }
 
 impl SecretSource {
-    /// Reads the object: exactly one key, the store's name.
+    /// Reads the object: exactly one key is a store's name; beside a remote store there may be `username`.
     pub(super) fn read(fields: &Fields<'_>) -> Option<Self> {
-        let mut names = fields.keys();
+        let mut names = fields.keys().filter(|name| *name != "username");
         let only = match (names.next(), names.next()) {
             (Some(name), None) => name,
             _ => "",
         };
         if only == "local" {
+            if fields.has("username") {
+                fields.problem("username", "stands inside of local = { … }");
+            }
             return fields.object("local").and_then(Self::local);
         }
         if let Some(name) = StoreRef::NAMES.into_iter().find(|name| *name == only) {
-            return fields.object(name).and_then(|place| StoreRef::read(name, place)).map(Self::Store);
+            let username = fields.text("username");
+            let place = fields.object(name).and_then(|place| StoreRef::read(name, place))?;
+            return Some(Self::Store { place, username });
         }
         let met: Vec<&str> = fields.keys().collect();
         let met = if met.is_empty() { "none".to_owned() } else { met.join(", ") };
@@ -77,7 +87,7 @@ impl fmt::Display for SecretSource {
         match self {
             Self::Local { password: LocalPassword::File(path), .. } => write!(f, "local:{}", path.display()),
             Self::Local { password: LocalPassword::Env(name), .. } => write!(f, "local:${name}"),
-            Self::Store(place) => place.fmt(f),
+            Self::Store { place, .. } => place.fmt(f),
             Self::Iam { region: Some(region), .. } => write!(f, "AWS IAM in {region}"),
             Self::Iam { region: None, .. } => f.write_str("AWS IAM"),
         }

@@ -275,6 +275,24 @@ fn three_mistakes_in_a_secret_are_three() {
 }
 
 #[test]
+fn a_user_name_stands_beside_one_store() {
+    let met = |secret: &str| {
+        mistakes(&format!("[integrations.a]\ntype = \"postgresql\"\nhostname = \"h\"\nsecret = {{ {secret} }}\n"), &[]).join("\n")
+    };
+    let aws = "aws = { region = \"r\", secret_id = \"x\" }";
+    let local = "local = { username = \"u\", password_env = \"P\" }";
+    for (secret, expected) in [
+        (format!("{aws}, {local}"), "expected exactly one of"),
+        ("username = \"u\"".to_owned(), "expected exactly one of"),
+        (format!("{local}, username = \"u\""), "a.secret.username: stands inside of local"),
+        (format!("{aws}, username = \"\""), "a.secret.username: "),
+        (format!("{aws}, usrname = \"u\""), "expected exactly one of"),
+    ] {
+        assert!(met(&secret).contains(expected), "{secret}: {}", met(&secret));
+    }
+}
+
+#[test]
 fn broken_toml_gives_line_and_column_and_no_text_of_the_line() {
     let error = parse_with("[broker]\nurl = \"amqp://u:hunter2@h\" oops\n", &[]).unwrap_err();
     assert!(matches!(error, ConfigError::Syntax { line: 2, column: 28, .. }), "{error:?}");

@@ -27,7 +27,7 @@ use crate::postgres::locate::look_up;
 use crate::postgres::names::ident;
 use crate::postgres::observe::role_chains;
 use crate::postgres::rows;
-use crate::secrets::{self, Credential};
+use crate::secrets::{Connector, Credential, SecretFailure, Stores};
 
 pub use item::{Item, Status};
 
@@ -35,7 +35,7 @@ pub use item::{Item, Status};
 const APPLICATION: &str = "postern check";
 
 /// Looks at an integration's secret and server. Takes seconds if the server cannot be reached.
-pub async fn integration(integration: &Integration, rules: &Rules) -> Vec<Item> {
+pub async fn integration(integration: &Integration, stores: &Stores, rules: &Rules) -> Vec<Item> {
     let mut items = Vec::new();
     let found = match &integration.instance {
         None => integration.clone(),
@@ -51,16 +51,9 @@ pub async fn integration(integration: &Integration, rules: &Rules) -> Vec<Item> 
         },
     };
     let integration = &found;
-    let credential = match secrets::store(integration).connector().await {
-        Ok(credential) => credential,
-        Err(error) => return items.into_iter().chain([Item::fail("secret", error.to_string())]).collect(),
-    };
-    let said = if integration.is_iam() {
-        format!("{} signs logins of {}", integration.secret, credential.username)
-    } else {
-        format!("{} names the login {}", integration.secret, credential.username)
-    };
-    items.push(Item::ok("secret", said));
+    let (found, credential) = secret(integration, &stores.connector(integration)).await;
+    items.extend(found);
+    let Some(credential) = credential else { return items };
     let client = match connect(integration, Purpose::Changing, &integration.database, &credential, APPLICATION).await {
         Ok((client, _task)) => client,
         Err(error) => {
@@ -87,6 +80,38 @@ async fn pooler(integration: &Integration, credential: &Credential) -> Option<It
                        who get this address need it to know them (auth_query)";
         Item::warn("pooler", message)
     })
+}
+
+/// Looks at the connector's secret: whether it is found, marked, readable, and writable if it is to be rotated.
+async fn secret(integration: &Integration, connector: &Connector) -> (Vec<Item>, Option<Credential>) {
+    let known = match connector.read().await {
+        Ok(known) => known,
+        Err(error) => {
+            let item = Item::fail("secret", error.to_string());
+            let command = match &error.what {
+                SecretFailure::Unmarked(_) => connector.mark_command(),
+                _ => None,
+            };
+            return (vec![command.into_iter().fold(item, Item::mend)], None);
+        }
+    };
+    let mark = match known.marked {
+        Some(true) => ", and carries the mark",
+        Some(false) | None => "",
+    };
+    let pending = if known.pending.is_some() { "; a rotation has begun" } else { "" };
+    let does = if integration.is_iam() { "signs logins of" } else { "names the login" };
+    let message = format!("{} {does} {}{mark}{pending}", integration.secret, known.current.username);
+    let mut items = vec![Item::ok("secret", message)];
+    if integration.connector_rotation_days.is_some() {
+        items.push(match connector.secret().may_write().await {
+            Ok(Some(true)) => Item::ok("secret writable", "the store lets it be written"),
+            Ok(Some(false)) => Item::fail("secret writable", "may not be written, so it cannot be rotated; see docs/secret-stores.md"),
+            Ok(None) => Item::warn("secret writable", "whether it may be written shows only when it is; see docs/secret-stores.md"),
+            Err(error) => Item::fail("secret writable", error.to_string()),
+        });
+    }
+    (items, Some(known.current))
 }
 
 /// Why there is no session, and what gives one.

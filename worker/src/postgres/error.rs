@@ -178,6 +178,16 @@ impl TargetError {
         matches!(self.sqlstate(), Some("42P01" | "3F000"))
     }
 
+    /// Whether the server refuses the connector's credential.
+    pub fn is_refused_login(&self) -> bool {
+        matches!(self, Self::Connect(error) if error.is_authentication())
+    }
+
+    /// Whether the server may be at another address by now: nobody was reached, or somebody else.
+    pub fn may_be_elsewhere(&self) -> bool {
+        matches!(self, Self::Connect(error) if error.may_be_elsewhere())
+    }
+
     /// Whether somebody holds a lock that a statement needed (SQLSTATE 55P03, `lock_not_available`).
     pub fn is_lock_timeout(&self) -> bool {
         self.sqlstate() == Some("55P03")

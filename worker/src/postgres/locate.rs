@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::aws::{self, AwsError};
 use crate::config::{HostPort, Instance, Integration};
-use crate::secrets::{self, CachedCredential};
+use crate::secrets::{CachedCredential, Stores};
 
 /// A target where it was found.
 #[derive(Debug)]
@@ -17,10 +17,10 @@ pub struct Located {
 }
 
 impl Located {
-    fn at(integration: Arc<Integration>) -> Arc<Self> {
+    fn at(integration: Arc<Integration>, stores: &Stores) -> Arc<Self> {
         // A login token costs nothing to make, and one that is remembered grows old.
         let keep = if integration.is_iam() { Duration::ZERO } else { integration.secret_cache };
-        let credential = CachedCredential::new(secrets::store(&integration), keep);
+        let credential = CachedCredential::new(stores.connector(&integration), keep);
         Arc::new(Self { integration, credential })
     }
 }
@@ -29,6 +29,7 @@ impl Located {
 #[derive(Debug)]
 pub struct Locator {
     configured: Arc<Integration>,
+    stores: Stores,
     /// The last that was found, right or not: for whoever only wants to name it.
     last: Mutex<Arc<Located>>,
     /// Whether `last` is to be believed. Held while AWS is asked, so that only one caller asks.
@@ -37,10 +38,10 @@ pub struct Locator {
 
 impl Locator {
     /// Nobody is asked yet. A host's name needs no looking up.
-    pub fn new(configured: Arc<Integration>) -> Self {
+    pub fn new(configured: Arc<Integration>, stores: &Stores) -> Self {
         let believed = configured.instance.is_none();
-        let last = Mutex::new(Located::at(Arc::clone(&configured)));
-        Self { configured, last, believed: tokio::sync::Mutex::new(believed) }
+        let last = Mutex::new(Located::at(Arc::clone(&configured), stores));
+        Self { configured, stores: stores.clone(), last, believed: tokio::sync::Mutex::new(believed) }
     }
 
     /// Where the target is. Asks AWS if it has to: at most ten seconds.
@@ -50,7 +51,8 @@ impl Locator {
             let endpoint = Box::pin(look_up(instance)).await?;
             if !self.last().integration.is_at(&endpoint) {
                 tracing::info!(integration = %self.configured.id, host = %endpoint.host, port = endpoint.port, "found the instance");
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Located::at(Arc::new(self.configured.at(&endpoint)));
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Located::at(Arc::new(self.configured.at(&endpoint)), &self.stores);
             }
             *believed = true;
         }

@@ -12,10 +12,11 @@ use tokio_postgres::Client;
 
 use crate::config::Integration;
 use crate::config::integration::HostPort;
-use crate::postgres::connect::{ConnectError, Purpose, connect};
+use crate::postgres::connect::{Purpose, connect};
 use crate::postgres::ledger::{self, Ledger};
 use crate::postgres::locate::{Located, Locator};
 use crate::postgres::{Rounds, TargetError};
+use crate::secrets::{Credential, Stores};
 
 /// How long an event waits for one of the integration's sessions.
 const SESSION_WAIT: Duration = Duration::from_secs(10);
@@ -55,20 +56,20 @@ struct Circuit {
 
 impl Target {
     /// A target that no session was opened with yet.
-    pub fn new(integration: Arc<Integration>) -> Self {
-        let replicas = integration.replicas.iter().flatten().map(|at| Self::replica(&integration, at)).collect();
-        Self::with(integration, Purpose::Changing, replicas)
+    pub fn new(integration: Arc<Integration>, stores: &Stores) -> Self {
+        let replicas = integration.replicas.iter().flatten().map(|at| Self::replica(&integration, at, stores)).collect();
+        Self::with(integration, stores, Purpose::Changing, replicas)
     }
 
     /// A read replica: the same login, database and encryption at another address.
-    fn replica(primary: &Integration, at: &HostPort) -> Self {
+    fn replica(primary: &Integration, at: &HostPort, stores: &Stores) -> Self {
         let integration = Integration { instance: None, ..primary.at(at) };
-        Self::with(Arc::new(integration), Purpose::Looking, Vec::new())
+        Self::with(Arc::new(integration), stores, Purpose::Looking, Vec::new())
     }
 
-    fn with(integration: Arc<Integration>, purpose: Purpose, replicas: Vec<Self>) -> Self {
+    fn with(integration: Arc<Integration>, stores: &Stores, purpose: Purpose, replicas: Vec<Self>) -> Self {
         Self {
-            locator: Arc::new(Locator::new(Arc::clone(&integration))),
+            locator: Arc::new(Locator::new(Arc::clone(&integration), stores)),
             integration,
             purpose,
             replicas,
@@ -240,21 +241,18 @@ impl managed::Manager for Manager {
     async fn create(&self) -> Result<Connection, TargetError> {
         let located = self.locator.locate().await?;
         let Located { integration, credential } = &*located;
-        let mut known = credential.get().await?;
-        let connected = match connect(integration, self.purpose, &self.database, &known, "postern").await {
-            Err(error) if error.is_authentication() => {
-                // The secret may have been rotated since it was read: once more with what the store says now.
-                credential.invalidate().await;
-                known = credential.get().await?;
-                connect(integration, self.purpose, &self.database, &known, "postern").await
-            }
-            other => other,
+        // The secret may have been rotated since it was read, or is just being rotated.
+        let attempt = |credential: Credential| {
+            Box::pin(async move {
+                let (client, _task) = connect(integration, self.purpose, &self.database, &credential, "postern").await?;
+                Ok(Connection { client, username: credential.username, clean: true })
+            })
         };
-        if connected.as_ref().is_err_and(ConnectError::may_be_elsewhere) {
+        let connected = credential.login(attempt, TargetError::is_refused_login).await;
+        if connected.as_ref().is_err_and(TargetError::may_be_elsewhere) {
             self.locator.doubt().await;
         }
-        let (client, _task) = connected?;
-        Ok(Connection { client, username: known.username, clean: true })
+        connected
     }
 
     async fn recycle(&self, connection: &mut Connection, metrics: &Metrics) -> RecycleResult<TargetError> {

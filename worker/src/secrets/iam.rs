@@ -1,16 +1,19 @@
 //! No secret at all: each login is signed with AWS credentials.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use postern_schemas::Identifier;
+use secrecy::SecretString;
 
-use super::{Credential, Reading, SecretError, SecretFailure, SecretStore};
+use super::store::{Answer, SecretStore, Stored, Version};
+use super::{Secret, SecretFailure};
 use crate::aws::{self, AwsError};
 use crate::config::HostPort;
 
 const STORE: &str = "aws";
 
-/// Signs a token for one endpoint each time it is asked, so that no token is ever near its end.
+/// Signs a token for one endpoint each time it is read, so that no token is ever near its end.
 #[derive(Debug)]
 pub struct IamLogin {
     server: HostPort,
@@ -20,31 +23,27 @@ pub struct IamLogin {
 
 impl IamLogin {
     /// Logins to `server`; without a region in the one that the process runs in.
-    pub fn new(server: HostPort, username: Identifier, region: Option<String>) -> Self {
-        Self { server, username, region }
+    pub fn secret(server: HostPort, username: Identifier, region: Option<String>) -> Secret {
+        Secret::new(STORE, format!("login token of {username}"), Arc::new(Self { server, username, region }))
     }
 
-    async fn sign(&self) -> Result<Credential, AwsError> {
+    async fn sign(&self) -> Result<SecretString, AwsError> {
         let region = aws::region(self.region.as_deref()).await?;
         let credentials = aws::credentials().await?;
         let HostPort { host, port } = &self.server;
         let login = aws::token::Login { host, port: *port, region: &region, user: self.username.as_str() };
-        let password = aws::token::token(login, &credentials, SystemTime::now())?;
-        Ok(Credential { username: self.username.to_string(), password })
+        aws::token::token(login, &credentials, SystemTime::now())
     }
 }
 
 impl SecretStore for IamLogin {
-    fn connector(&self) -> Reading<'_> {
+    fn read(&self) -> Answer<'_, Stored> {
         Box::pin(async move {
-            self.sign().await.map_err(|error| SecretError {
-                store: STORE,
-                name: format!("login token of {}", self.username),
-                what: match &error {
-                    AwsError::NoCredentials | AwsError::NoRegion => SecretFailure::NotFound(error.to_string()),
-                    _ => SecretFailure::Unavailable(error.to_string()),
-                },
-            })
+            let body = self.sign().await.map_err(|error| match &error {
+                AwsError::NoCredentials | AwsError::NoRegion => SecretFailure::NotFound(error.to_string()),
+                _ => SecretFailure::Unavailable(error.to_string()),
+            })?;
+            Ok(Stored { body, labels: None, version: Version(String::new()), pending: None })
         })
     }
 }

@@ -1,32 +1,35 @@
 //! The store for development: a name in the configuration, the password in a file or a variable.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
-use postern_schemas::Identifier;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::{Credential, Reading, SecretError, SecretFailure, SecretStore};
+use super::store::{Answer, Labels, SecretStore, Stored, Version};
+use super::{Secret, SecretFailure};
 use crate::config::secret::LocalPassword;
 
-const STORE: &str = "local";
 /// More than any password; what is longer is some other file.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Reads the password afresh each time, so a changed file is taken over without a restart.
 #[derive(Debug)]
 pub struct LocalStore {
-    username: Identifier,
     password: LocalPassword,
 }
 
 impl LocalStore {
-    /// A store with one secret.
-    pub fn new(username: Identifier, password: LocalPassword) -> Self {
-        Self { username, password }
+    /// The secret that is kept there.
+    pub fn secret(password: LocalPassword) -> Secret {
+        let name = match &password {
+            LocalPassword::File(path) => path.display().to_string(),
+            LocalPassword::Env(name) => format!("${name}"),
+        };
+        Secret::new("local", name, Arc::new(Self { password }))
     }
 
-    async fn read(&self) -> Result<Zeroizing<String>, SecretFailure> {
+    async fn text(&self) -> Result<Zeroizing<String>, SecretFailure> {
         match &self.password {
             LocalPassword::File(path) => {
                 let failed = |error: std::io::Error| match error.kind() {
@@ -46,47 +49,51 @@ impl LocalStore {
                 .map_err(|_| SecretFailure::NotFound("the environment variable is not set, or not UTF-8".to_owned())),
         }
     }
-
-    fn name(&self) -> String {
-        match &self.password {
-            LocalPassword::File(path) => path.display().to_string(),
-            LocalPassword::Env(name) => format!("${name}"),
-        }
-    }
 }
 
 impl SecretStore for LocalStore {
-    fn connector(&self) -> Reading<'_> {
+    fn read(&self) -> Answer<'_, Stored> {
         Box::pin(async move {
-            let text = self.read().await.and_then(|text| password(&text));
-            match text {
-                Ok(password) => Ok(Credential { username: self.username.to_string(), password }),
-                Err(what) => Err(SecretError { store: STORE, name: self.name(), what }),
-            }
+            let body = SecretString::from(self.text().await?.as_str().to_owned());
+            Ok(Stored { body, labels: None, version: Version(String::new()), pending: None })
         })
+    }
+
+    fn create<'a>(&'a self, _: &'a SecretString, _: &'a Labels) -> Answer<'a, Version> {
+        Box::pin(std::future::ready(Err(read_only())))
+    }
+
+    fn replace<'a>(&'a self, _: &'a Version, _: &'a SecretString, _: Option<&'a Labels>) -> Answer<'a, Version> {
+        Box::pin(std::future::ready(Err(read_only())))
+    }
+
+    fn delete<'a>(&'a self, _: &'a Version) -> Answer<'a, ()> {
+        Box::pin(std::future::ready(Err(read_only())))
+    }
+
+    fn may_write(&self) -> Answer<'_, Option<bool>> {
+        Box::pin(std::future::ready(Ok(Some(false))))
+    }
+
+    fn mark_command(&self, _: &str) -> Option<String> {
+        None
     }
 }
 
-/// Takes off the one newline that editors and `echo` leave; anything else is the password's own.
-fn password(text: &str) -> Result<SecretString, SecretFailure> {
-    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
-    if text.is_empty() {
-        return Err(SecretFailure::Malformed("is empty; expected a password".to_owned()));
-    }
-    if text.contains('\0') {
-        return Err(SecretFailure::Malformed("contains a NUL character, which no password can".to_owned()));
-    }
-    Ok(SecretString::from(text.to_owned()))
+fn read_only() -> SecretFailure {
+    SecretFailure::Unsupported("a local secret is only read; keep it in a secret store to have it written".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use postern_schemas::Identifier;
     use secrecy::ExposeSecret as _;
 
     use super::*;
+    use crate::secrets::Connector;
 
-    fn store(password: LocalPassword) -> LocalStore {
-        LocalStore::new(Identifier::new("postern").unwrap(), password)
+    fn store(password: LocalPassword) -> Connector {
+        Connector::new(LocalStore::secret(password), Identifier::new("postern").ok(), Some("mark".to_owned()))
     }
 
     #[tokio::test]
@@ -95,22 +102,22 @@ mod tests {
         let store = store(LocalPassword::File(path.clone()));
         for (text, expected) in [("one\n", "one"), ("two\r\n", "two"), (" three ", " three "), ("four\n\n", "four\n")] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(store.connector().await.unwrap().password.expose_secret(), expected);
+            assert_eq!(store.read().await.unwrap().current.password.expose_secret(), expected);
         }
         for (text, expected) in [("", "empty"), ("\n", "empty"), ("a\0b", "NUL")] {
             std::fs::write(&path, text).unwrap();
-            let error = store.connector().await.unwrap_err().to_string();
+            let error = store.read().await.unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains(path.to_str().unwrap()) && error.contains("store local"), "{error}");
         }
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert!(matches!(store.connector().await.unwrap_err().what, SecretFailure::Malformed(_)));
+        assert!(matches!(store.read().await.unwrap_err().what, SecretFailure::Malformed(_)));
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(store.connector().await.unwrap_err().what, SecretFailure::NotFound(_)));
+        assert!(matches!(store.read().await.unwrap_err().what, SecretFailure::NotFound(_)));
     }
 
     #[tokio::test]
     async fn a_variable_that_is_not_set_is_named() {
-        let error = store(LocalPassword::Env("POSTERN_TEST_NOT_SET".to_owned())).connector().await.unwrap_err();
+        let error = store(LocalPassword::Env("POSTERN_TEST_NOT_SET".to_owned())).read().await.unwrap_err();
         assert_eq!(error.to_string(), "secret $POSTERN_TEST_NOT_SET in store local: the environment variable is not set, or not UTF-8");
     }
 }

@@ -1,20 +1,35 @@
-//! Secret stores: where the connector's own credential comes from. One file per store behind one trait.
+//! Secret stores: where the connector's own credential comes from, and where people's may be delivered.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`store`] | what every store can do: one trait, with a name and a time limit on every call |
+//! | [`stores`] | which store a place is in; the clients that are shared |
+//! | [`connector`] | the connector's secret: guarded by the mark, parsed, rotated in stages |
+//! | [`delivery`] | secrets written for people: labelled, and only our own overwritten or deleted |
+//! | [`cache`] | the connector's credential, remembered for a while |
+//! | [`body`] | the text of a connector's secret |
+//! | `local` | one file a store |
+//! | `iam` | no store: a login token, signed each time |
 
-mod cache;
+pub mod body;
+pub mod cache;
+pub mod connector;
+pub mod delivery;
+mod error;
 mod iam;
 mod local;
+pub mod store;
+pub mod stores;
 
-use std::fmt;
-use std::pin::Pin;
-use std::sync::Arc;
-
-use secrecy::SecretString;
-
-use crate::config::{HostPort, Integration, SecretSource};
+use secrecy::{ExposeSecret as _, SecretString};
 
 pub use cache::CachedCredential;
+pub use connector::{Connector, Known};
+pub use error::{SecretError, SecretFailure};
 pub use iam::IamLogin;
 pub use local::LocalStore;
+pub use store::{Described, Labels, Secret, SecretStore, Stored, Version};
+pub use stores::Stores;
 
 /// A name and its password.
 #[derive(Clone, Debug)]
@@ -25,86 +40,9 @@ pub struct Credential {
     pub password: SecretString,
 }
 
-/// Why a secret could not be had. Names the store and the secret, never its value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("secret {name} in store {store}: {what}")]
-pub struct SecretError {
-    /// The store's name, as in the configuration.
-    pub store: &'static str,
-    /// The secret's name in that store.
-    pub name: String,
-    /// What went wrong.
-    pub what: SecretFailure,
-}
-
-/// What went wrong with a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretFailure {
-    /// The store has no such secret.
-    NotFound(String),
-    /// The store refuses to show it to us.
-    Denied(String),
-    /// The store did not answer; it may later.
-    Unavailable(String),
-    /// It is there and holds nothing usable.
-    Malformed(String),
-}
-
-impl fmt::Display for SecretFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotFound(what) | Self::Denied(what) | Self::Unavailable(what) | Self::Malformed(what) => f.write_str(what),
-        }
-    }
-}
-
-impl SecretError {
-    /// The result's code: one for everything about secrets.
-    pub fn code(&self) -> postern_schemas::Code {
-        postern_schemas::Code::SecretUnavailable
-    }
-
-    /// Whether somebody has to mend something before another try can succeed. All are worth another try: whoever mends
-    /// it does so outside of Postern.
-    pub fn needs_mending(&self) -> bool {
-        !matches!(self.what, SecretFailure::Unavailable(_))
-    }
-
-    /// The text for results and logs.
-    pub fn public_message(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// The future of a trait object's method.
-pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<Credential, SecretError>> + Send + 'a>>;
-
-/// One secret in one store.
-pub trait SecretStore: fmt::Debug + Send + Sync {
-    /// Reads the connector's credential as it is now. Takes at most a few seconds.
-    fn connector(&self) -> Reading<'_>;
-}
-
-/// Where an integration's credential comes from. The integration's endpoint has been found. Configuration has refused the stores that this version cannot read.
-pub fn store(integration: &Integration) -> Arc<dyn SecretStore> {
-    match &integration.secret {
-        SecretSource::Local { username, password } => Arc::new(LocalStore::new(username.clone(), password.clone())),
-        SecretSource::Store(place) => Arc::new(NotYet(place.clone())),
-        SecretSource::Iam { username, region } => {
-            let server = HostPort { host: integration.hostname.clone(), port: integration.port };
-            Arc::new(IamLogin::new(server, username.clone(), region.clone()))
-        }
-    }
-}
-
-/// A store that this version cannot read.
-#[derive(Debug)]
-struct NotYet(postern_schemas::store::StoreRef);
-
-impl SecretStore for NotYet {
-    fn connector(&self) -> Reading<'_> {
-        let name = self.0.to_string();
-        let what = SecretFailure::Denied("reading this store is not available in this version".to_owned());
-        Box::pin(std::future::ready(Err(SecretError { store: "remote", name, what })))
+impl Credential {
+    /// Whether both are the same credential.
+    fn is(&self, other: &Self) -> bool {
+        self.username == other.username && self.password.expose_secret() == other.password.expose_secret()
     }
 }
