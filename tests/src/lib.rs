@@ -12,6 +12,7 @@
 //! | [`postgres`] | a cluster of PostgreSQL 14 to 18 that imitates Azure or RDS |
 //! | [`aws`] | AWS's services, and the gate in front of an RDS server |
 //! | [`pgbouncer`] | a `PgBouncer` before a cluster |
+//! | [`stores`] | secret stores: real servers, and a wire to them that can be cut |
 //! | [`rabbit`] | a RabbitMQ node |
 //! | [`proxy`] | a relay that forgets connections, as firewalls do |
 //! | [`scratch`], [`process`] | directories and processes that do not outlive the test, however it ends |
@@ -31,6 +32,7 @@ pub mod proxy;
 pub mod rabbit;
 pub mod scratch;
 pub mod stage;
+pub mod stores;
 pub mod worker;
 
 pub use anyhow::Result;

@@ -114,6 +114,9 @@ impl Builder {
                     integration.remove("hostname");
                     integration.remove("port");
                 }
+                if differences.contains_key("secret") {
+                    integration.remove("secret");
+                }
                 merge(integration, differences);
             }
         }

@@ -25,6 +25,7 @@ mod rights;
 mod secret_file;
 mod servers;
 mod shapes;
+mod stores;
 mod time;
 mod tls;
 

@@ -7,6 +7,7 @@
 //! | [`integration`] | `[integrations.<id>]` |
 //! | [`policy`] | `[integrations.<id>.policy]` |
 //! | [`secret`] | `secret = { … }` |
+//! | [`vault`] | `HASHICORP_VAULT_CONFIG` |
 //! | [`tls`] | `ssl_mode` |
 //! | `rds` | `region`, `instance_id`, `auth = "iam"` |
 //! | [`resolve`] | `POSTERN_RESOLVE` |
@@ -19,6 +20,7 @@
 //! | `POSTERN_BROKER_URL` | `broker.url` |
 //! | `POSTERN_LISTEN` | `worker.listen` |
 //! | `POSTERN_RESOLVE` | where names lead to, for tests and private networks; see [`resolve`] |
+//! | `HASHICORP_VAULT_CONFIG`, `…_FILE_PATH`, `VAULT_NAMESPACE` | nothing in the file: the servers of HashiCorp Vault |
 //! | `POSTERN_LOG` | nothing in the file: what is logged, such as `info,postern=debug` |
 //!
 //! Every mistake is reported, not only the first, each with its key's path. No message repeats a text that may be
@@ -35,6 +37,7 @@ pub mod secret;
 mod source;
 pub mod tls;
 mod unavailable;
+pub mod vault;
 pub mod worker;
 
 #[cfg(test)]
@@ -47,6 +50,7 @@ use std::sync::Arc;
 
 use postern_schemas::IntegrationId;
 use postern_schemas::fields::{Fields, Problem, Problems};
+use postern_schemas::store::StoreRef;
 use serde_json::Value;
 
 pub use integration::{HostPort, Instance, Integration, Platform};
@@ -55,6 +59,7 @@ pub use resolve::Resolve;
 pub use role_name::RoleTemplate;
 pub use secret::SecretSource;
 pub use tls::SslMode;
+pub use vault::VaultConfig;
 pub use worker::WorkerConfig;
 
 /// The file that is read when neither `--config` nor `POSTERN_CONFIG` names one.
@@ -76,6 +81,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The database servers that can be asked for.
     pub integrations: BTreeMap<IntegrationId, Arc<Integration>>,
+    /// The servers of HashiCorp Vault; the environment's alone, since they hold tokens.
+    pub vault: VaultConfig,
     /// `POSTERN_LOG`, already checked.
     pub log: Option<String>,
 }
@@ -151,6 +158,14 @@ impl Config {
         let broker = broker::read(&fields, env);
         let worker = WorkerConfig::read(&fields, env);
         let integrations = integrations(&fields, &Resolve::read(env, problems));
+        let vault = VaultConfig::read(env, problems);
+        let nowhere = |integration: &Integration| {
+            matches!(integration.secret, SecretSource::Store { place: StoreRef::HashicorpVault { .. }, .. }) && vault.servers.is_empty()
+        };
+        for integration in integrations.values().filter(|integration| nowhere(integration)) {
+            let path = format!("integrations.{}.secret.hashicorp_vault", integration.id);
+            problems.add(path, "no server is known; set HASHICORP_VAULT_CONFIG or HASHICORP_VAULT_CONFIG_FILE_PATH");
+        }
         let log = log(env, problems);
         fields.finish();
         Some(Self {
@@ -158,6 +173,7 @@ impl Config {
             broker: broker?,
             worker: worker?,
             integrations,
+            vault,
             log,
         })
     }

@@ -202,11 +202,9 @@ fn what_this_version_cannot_do_is_refused() {
     let met = mistakes_with("connector_rotation_days = 90");
     assert!(met.len() == 1 && met[0].contains("is not available in this version"), "{met:?}");
     for secret in [
-        "aws = { region = \"eu-central-1\", secret_id = \"x\" }",
         "azure = { vault_url = \"https://kv.vault.azure.net\", name = \"x\" }",
         "gcp = { project = \"p\", secret_id = \"x\" }",
         "kubernetes = { namespace = \"n\", name = \"x\" }",
-        "hashicorp_vault = { secret_engine = \"secret\", path = \"x\" }",
     ] {
         let met = mistakes(&format!("[integrations.a]\ntype = \"postgresql\"\nhostname = \"h\"\nsecret = {{ {secret} }}\n"), &[]);
         assert!(met.len() == 1 && met[0].starts_with("integrations.a.secret.") && met[0].contains("not available"), "{met:?}");
@@ -290,6 +288,16 @@ fn a_user_name_stands_beside_one_store() {
     ] {
         assert!(met(&secret).contains(expected), "{secret}: {}", met(&secret));
     }
+}
+
+#[test]
+fn a_secret_in_vault_needs_a_server() {
+    let text = "[integrations.a]\ntype = \"postgresql\"\nhostname = \"h\"\nsecret = { hashicorp_vault = { secret_engine = \"e\", path = \"p\" } }\n";
+    let met = mistakes(text, &[]);
+    assert!(met.len() == 1 && met[0].starts_with("integrations.a.secret.hashicorp_vault: no server is known"), "{met:?}");
+    let server = r#"[{"address":"https://a","token":"hunter2"}]"#;
+    let config = parse_with(text, &[("HASHICORP_VAULT_CONFIG", server)]).unwrap();
+    assert!(config.vault.servers.len() == 1 && !format!("{config:?}").contains("hunter2"));
 }
 
 #[test]

@@ -4,13 +4,16 @@
 use postern_schemas::fields::Fields;
 use serde_json::Value;
 
+/// Stores that this version does not read.
+const UNREAD: [&str; 3] = ["azure", "gcp", "kubernetes"];
+
 /// Reports every key of an integration that this version cannot honour. `fields` has been read by its owner.
 pub(super) fn report(fields: &Fields<'_>, integration: &Value) {
     let refuse =
         |name: &str, what: &str, instead: &str| fields.problem(name, format!("{what} is not available in this version; {instead}"));
 
     if let Some(Value::Object(secret)) = integration.get("secret")
-        && let Some(store) = secret.keys().find(|store| postern_schemas::store::StoreRef::NAMES.contains(&store.as_str()))
+        && let Some(store) = secret.keys().find(|store| UNREAD.contains(&store.as_str()))
     {
         refuse(&format!("secret.{store}"), "reading this secret store", "use secret = { local = { username, password_file } }");
     }

@@ -35,7 +35,7 @@ impl Connector {
 
     /// The secret as it is now.
     pub async fn read(&self) -> Result<Known, SecretError> {
-        let stored = self.secret.read().await?;
+        let stored = self.secret.read_marked(self.mark.as_deref()).await.map_err(or_without)?;
         self.known(stored).map_err(|what| self.secret.error(what))
     }
 
@@ -98,13 +98,7 @@ impl Connector {
     }
 
     fn known(&self, stored: Stored) -> Result<Known, SecretFailure> {
-        let marked = stored.labels.as_ref().zip(self.mark.as_ref()).map(|(labels, mark)| labels.get(mark).is_some_and(|v| v == "true"));
-        if let (Some(false), Some(mark)) = (marked, &self.mark) {
-            let command = self.mark_command().map(|command| format!(": {command}")).unwrap_or_default();
-            return Err(SecretFailure::Unmarked(format!(
-                "lacks the mark {mark} = \"true\", without which it is not read; set it{command}; or set require_mark = false"
-            )));
-        }
+        let marked = self.mark.as_ref().and_then(|mark| stored.is_marked(mark));
         let username = self.username.as_ref();
         let Body { current, pending } = Body::parse(&stored.body, username)?;
         let staged = stored.pending.as_ref().map(|stage| Body::parse(&stage.body, username)).transpose();
@@ -123,5 +117,15 @@ impl Connector {
             return Ok(());
         }
         Err(self.secret.error(SecretFailure::Conflict("read back, it holds another password than was written".to_owned())))
+    }
+}
+
+/// The other way out, which only an integration has.
+fn or_without(error: SecretError) -> SecretError {
+    match error.what {
+        SecretFailure::Unmarked(what) => {
+            SecretError { what: SecretFailure::Unmarked(format!("{what}; or set require_mark = false for the integration")), ..error }
+        }
+        _ => error,
     }
 }

@@ -77,3 +77,9 @@ impl SecretError {
         self.to_string()
     }
 }
+
+/// A store's own words: one line, and not a long one.
+pub(super) fn spoken(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    line.trim().to_owned()
+}

@@ -8,9 +8,10 @@
 //! | [`delivery`] | secrets written for people: labelled, and only our own overwritten or deleted |
 //! | [`cache`] | the connector's credential, remembered for a while |
 //! | [`body`] | the text of a connector's secret |
-//! | `local` | one file a store |
+//! | `local`, `aws`, `vault` | one file a store |
 //! | `iam` | no store: a login token, signed each time |
 
+mod aws;
 pub mod body;
 pub mod cache;
 pub mod connector;
@@ -20,6 +21,7 @@ mod iam;
 mod local;
 pub mod store;
 pub mod stores;
+mod vault;
 
 use secrecy::{ExposeSecret as _, SecretString};
 

@@ -56,6 +56,11 @@ pub struct Described {
 }
 
 impl Stored {
+    /// Whether it carries the mark; `None`: its store has no marks.
+    pub fn is_marked(&self, mark: &str) -> Option<bool> {
+        self.labels.as_ref().map(|labels| labels.get(mark).is_some_and(|value| value == "true"))
+    }
+
     /// All but the value.
     pub fn described(&self) -> Described {
         Described { labels: self.labels.clone(), version: self.version.clone() }
@@ -143,6 +148,20 @@ impl Secret {
     /// See [`SecretStore::read`].
     pub async fn read(&self) -> Result<Stored, SecretError> {
         self.limited(self.store.read()).await
+    }
+
+    /// The same, unless the store has marks and the secret lacks this one.
+    pub async fn read_marked(&self, mark: Option<&str>) -> Result<Stored, SecretError> {
+        let stored = self.read().await?;
+        match mark {
+            Some(mark) if stored.is_marked(mark) == Some(false) => {
+                let command = self.mark_command(mark).map(|command| format!(": {command}")).unwrap_or_default();
+                Err(self.error(SecretFailure::Unmarked(format!(
+                    "lacks the mark {mark} = \"true\", without which it is not read; set it{command}"
+                ))))
+            }
+            _ => Ok(stored),
+        }
     }
 
     /// See [`SecretStore::describe`].

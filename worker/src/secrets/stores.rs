@@ -5,9 +5,11 @@ use std::sync::Arc;
 use postern_schemas::store::StoreRef;
 use secrecy::SecretString;
 
+use super::aws::AwsSecret;
 use super::iam::IamLogin;
 use super::local::LocalStore;
 use super::store::{Answer, SecretStore, Stored};
+use super::vault::{Vault, VaultSecret};
 use super::{Connector, Labels, Secret, SecretFailure, Version};
 use crate::config::{Config, HostPort, Integration, SecretSource};
 
@@ -15,12 +17,14 @@ use crate::config::{Config, HostPort, Integration, SecretSource};
 #[derive(Clone, Debug)]
 pub struct Stores {
     mark: Arc<str>,
+    vault: Arc<Vault>,
 }
 
 impl Stores {
     /// The stores as configured.
     pub fn new(config: &Config) -> Self {
-        Self { mark: config.secret_mark.as_str().into() }
+        let vault = Vault::new(&config.vault, &config.secret_mark, elsewhere);
+        Self { mark: config.secret_mark.as_str().into(), vault: Arc::new(vault) }
     }
 
     /// The secret of an integration's connector. The integration's endpoint has been found.
@@ -40,10 +44,29 @@ impl Stores {
 
     /// The secret at a place, for reading and writing.
     pub fn at(&self, place: &StoreRef) -> Secret {
-        let name = place.to_string();
-        let (kind, name) = (place.store(), name.split_once(':').map_or(name.as_str(), |(_, name)| name));
-        Secret::new(kind, name, Arc::new(NotYet))
+        match place {
+            StoreRef::HashicorpVault { secret_engine, path } => {
+                let store = VaultSecret::new(Arc::clone(&self.vault), secret_engine, path);
+                Secret::new(place.store(), name(place), Arc::new(store))
+            }
+            other => elsewhere(other),
+        }
     }
+}
+
+/// A place that is not in Vault, so that Vault's servers can be read from it.
+fn elsewhere(place: &StoreRef) -> Secret {
+    let store: Arc<dyn SecretStore> = match place {
+        StoreRef::Aws { region, secret_id } => Arc::new(AwsSecret::new(region, secret_id)),
+        StoreRef::Azure { .. } | StoreRef::Gcp { .. } | StoreRef::Kubernetes { .. } | StoreRef::HashicorpVault { .. } => Arc::new(NotYet),
+    };
+    Secret::new(place.store(), name(place), store)
+}
+
+/// The place without its store's name, which every error says too.
+fn name(place: &StoreRef) -> String {
+    let shown = place.to_string();
+    shown.split_once(':').map_or_else(|| shown.clone(), |(_, name)| name.to_owned())
 }
 
 /// A store that this version cannot use. Configuration refuses to read from one.
