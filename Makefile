@@ -18,6 +18,10 @@ test: ## all tests, against PostgreSQL 14 to 18
 test-rabbitmq4: ## the end-to-end tests on RabbitMQ 4, in a root of its own
 	@scripts/test-rabbitmq4.sh
 
+.PHONY: test-stores
+test-stores: ## the secret stores on servers that take minutes to build
+	@scripts/stores.sh test
+
 .PHONY: lint
 lint: ## formatting, clippy, documentation
 	cargo fmt --all --check

@@ -79,7 +79,9 @@ impl Aws {
     pub fn enforce(&self) -> Result<(Env, Env)> {
         let (able, stranger) = (self.user("able", Some(POLICY))?, self.user("stranger", None)?);
         let url = format!("{}/moto-api/reset-auth", self.services.url());
-        let script = format!("import urllib.request as r\nr.urlopen(r.Request({url:?}, data=b'0', method='POST')).read()");
+        let script = format!(
+            "import urllib.request as r\nr.urlopen(r.Request({url:?}, data=b'0', headers={{'Content-Type': 'text/plain'}}, method='POST')).read()"
+        );
         let output = Command::new(cache_dir()?.join("aws/bin/python")).args(["-c", &script]).output()?;
         ensure!(output.status.success(), "moto: {}", String::from_utf8_lossy(&output.stderr));
         Ok((able, stranger))

@@ -140,7 +140,8 @@ impl Vault {
         json!({ "address": address, "token": self.server.token, "ca_cert_base64": self.issuer().unwrap_or_default() })
     }
 
-    fn config(list: &Value) -> Env {
+    /// `HASHICORP_VAULT_CONFIG` with this list.
+    pub fn config(list: &Value) -> Env {
         vec![("HASHICORP_VAULT_CONFIG".to_owned(), list.to_string())]
     }
 

@@ -40,14 +40,15 @@ pub struct About {
 impl Owner {
     /// The labels of a secret. Never the mark, which is for connectors.
     pub fn labels(&self, about: &About) -> Labels {
-        let text = |value: Option<String>| value.unwrap_or_default();
+        // Vault refuses an empty value, and a label that is left out would keep the one of the version before.
+        let or = |value: Option<String>, none: &str| value.filter(|value| !value.is_empty()).unwrap_or_else(|| none.to_owned());
         [
             (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
             (LEDGER, self.ledger.clone()),
             (INTEGRATION, self.integration.to_string()),
             (OWNER, self.principal.to_string()),
-            (GRANT, text(about.grant.clone())),
-            (EXPIRES, text(about.expires_at.map(|at| at.to_string()))),
+            (GRANT, or(about.grant.clone(), "none")),
+            (EXPIRES, or(about.expires_at.map(|at| at.to_string()), "never")),
             (GENERATION, about.generation.to_string()),
         ]
         .into_iter()

@@ -20,7 +20,7 @@ const WRONG: &str = "hunter2-hunter2";
 /// Far more than the worker gives a store, its server and the machine's load included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn fresh() -> String {
+pub(super) fn fresh() -> String {
     format!("pg-{}", uuid::Uuid::new_v4().simple())
 }
 
@@ -33,7 +33,7 @@ fn borrowed(env: &Env) -> Vec<(&str, &str)> {
 }
 
 /// `secret = { … }` for a place, with more keys of the integration after it.
-fn integration(place: &Value, username: Option<&str>, more: &str) -> Result<String> {
+pub(super) fn integration(place: &Value, username: Option<&str>, more: &str) -> Result<String> {
     let mut secret = Table::try_from(place)?;
     if let Some(username) = username {
         secret.insert("username".to_owned(), username.into());
@@ -55,13 +55,13 @@ async fn check(stage: &Stage, integration: &str, env: &Env) -> Result<(bool, Str
     Ok((item["status"] == "ok", message, serde_json::from_value(item["mend"].clone())?))
 }
 
-async fn fails_with(stage: &Stage, integration: &str, env: &Env, expected: &str) -> Result<Vec<String>> {
+pub(super) async fn fails_with(stage: &Stage, integration: &str, env: &Env, expected: &str) -> Result<Vec<String>> {
     let (well, message, mend) = check(stage, integration, env).await?;
     ensure!(!well && message.contains(expected), "expected {expected:?}, met {message:?}");
     Ok(mend)
 }
 
-async fn is_well(stage: &Stage, integration: &str, env: &Env) -> Result<()> {
+pub(super) async fn is_well(stage: &Stage, integration: &str, env: &Env) -> Result<()> {
     let (well, message, _) = check(stage, integration, env).await?;
     ensure!(well, "expected a secret that is well, met {message:?}");
     Ok(())
@@ -170,6 +170,8 @@ pub(crate) async fn a_secret_rotated_under_our_feet_costs_no_event(store: &impl 
     stage.expect(&read_only(INTEGRATION, "AR-1", "jane"), "succeeded").await?;
 
     let superuser = stage.pg.superuser("postgres").await?;
+    // The server logs role DDL as it was sent.
+    superuser.batch_execute("SET log_statement = 'none'").await?;
     superuser.batch_execute(&format!("ALTER ROLE {CONNECTOR} PASSWORD '{NEW}'")).await?;
     store.put(&name, &body(CONNECTOR, NEW), true)?;
     let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";

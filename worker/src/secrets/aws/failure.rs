@@ -1,5 +1,6 @@
 //! What the service's errors mean. Their codes decide, never their words.
 
+use aws_sdk_secretsmanager::config::http::HttpResponse;
 use aws_sdk_secretsmanager::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 
@@ -14,10 +15,9 @@ pub(super) fn is_missing_stage<R>(error: &SdkError<GetSecretValueError, R>) -> b
 }
 
 /// `action` is what an IAM policy calls the request.
-pub(super) fn failure<E, R>(action: &str, error: &SdkError<E, R>) -> SecretFailure
+pub(super) fn failure<E>(action: &str, error: &SdkError<E, HttpResponse>) -> SecretFailure
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    R: std::fmt::Debug + Send + Sync + 'static,
 {
     let SdkError::ServiceError(service) = error else {
         // No credentials, no connection, no answer in time: all can be otherwise a moment later.
@@ -46,6 +46,7 @@ where
         "InvalidRequestException" | "InvalidParameterException" | "ValidationException" | "LimitExceededException" => {
             SecretFailure::Malformed(told)
         }
+        _ if matches!(service.raw().status().as_u16(), 401 | 403) => SecretFailure::Denied(told),
         _ => SecretFailure::Unavailable(told),
     }
 }
