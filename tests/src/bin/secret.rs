@@ -44,7 +44,7 @@ impl Steps {
     async fn run(&mut self, step: &Value) -> Result<Result<Value, SecretError>> {
         let text = |name: &str| step[name].as_str().with_context(|| format!("no {name} in {step}"));
         let secret = || SecretString::from(step["body"].as_str().unwrap_or_default().to_owned());
-        let done = |_| json!(null);
+        let done = |()| json!(null);
         let place = || serde_json::from_value::<StoreRef>(step["place"].clone()).map(|place| self.stores.at(&place));
         Ok(match text("do")? {
             "write" => delivery::write(&place()?, &owner(step)?, &about(step), &secret()).await.map(|version| json!(version.0)),

@@ -69,7 +69,7 @@ impl AwsSecret {
     async fn value(&self, stage: &str) -> Result<Option<(Version, SecretString)>, SecretFailure> {
         let request = self.client().await.get_secret_value().secret_id(&self.secret_id).version_stage(stage);
         match request.send().await {
-            Ok(answer) => text(answer).map(Some),
+            Ok(answer) => text(&answer).map(Some),
             Err(error) if is_missing_stage(&error) && stage != CURRENT => Ok(None),
             Err(error) => Err(failure("secretsmanager:GetSecretValue", &error)),
         }
@@ -132,7 +132,7 @@ impl About {
     }
 }
 
-fn text(answer: GetSecretValueOutput) -> Result<(Version, SecretString), SecretFailure> {
+fn text(answer: &GetSecretValueOutput) -> Result<(Version, SecretString), SecretFailure> {
     let version = Version(answer.version_id().unwrap_or_default().to_owned());
     match answer.secret_string() {
         Some(text) => Ok((version, SecretString::from(text.to_owned()))),

@@ -161,26 +161,28 @@ mod tests {
         SecretString::from(text.to_owned())
     }
 
-    fn parsed(text: &str, username: Option<&str>) -> Result<(String, String, Option<String>), String> {
+    type Parsed = Result<(String, String, Option<String>), String>;
+
+    fn parsed(text: &str, username: Option<&str>) -> Parsed {
         let username = username.map(|name| Identifier::new(name).unwrap());
         let body = Body::parse(&secret(text), username.as_ref()).map_err(|error| error.to_string())?;
         let pending = body.pending.map(|pending| pending.password.expose_secret().to_owned());
         Ok((body.current.username, body.current.password.expose_secret().to_owned(), pending))
     }
 
-    fn ok(username: &str, password: &str, pending: Option<&str>) -> Result<(String, String, Option<String>), String> {
-        Ok((username.to_owned(), password.to_owned(), pending.map(str::to_owned)))
+    fn is(met: &Parsed, username: &str, password: &str, pending: Option<&str>) {
+        assert_eq!(*met, Ok((username.to_owned(), password.to_owned(), pending.map(str::to_owned))));
     }
 
     #[test]
     fn a_body_is_an_object_or_a_password_beside_a_configured_name() {
-        assert_eq!(parsed(r#"{"username":"u","password":"p"}"#, None), ok("u", "p", None));
-        assert_eq!(parsed(r#" {"username":"u","password":"p","pending_password":"q","host":1}"#, None), ok("u", "p", Some("q")));
-        assert_eq!(parsed("p w\n", Some("u")), ok("u", "p w", None));
-        assert_eq!(parsed("p\r\n", Some("u")), ok("u", "p", None));
-        assert_eq!(parsed("12345", Some("u")), ok("u", "12345", None));
-        assert_eq!(parsed(r#"{"password":"p"}"#, Some("u")), ok("u", "p", None));
-        assert_eq!(parsed(r#"{"username":"u","password":"p"}"#, Some("u")), ok("u", "p", None));
+        is(&parsed(r#"{"username":"u","password":"p"}"#, None), "u", "p", None);
+        is(&parsed(r#" {"username":"u","password":"p","pending_password":"q","host":1}"#, None), "u", "p", Some("q"));
+        is(&parsed("p w\n", Some("u")), "u", "p w", None);
+        is(&parsed("p\r\n", Some("u")), "u", "p", None);
+        is(&parsed("12345", Some("u")), "u", "12345", None);
+        is(&parsed(r#"{"password":"p"}"#, Some("u")), "u", "p", None);
+        is(&parsed(r#"{"username":"u","password":"p"}"#, Some("u")), "u", "p", None);
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl SecretStore for VaultSecret {
 
     fn may_write(&self) -> Answer<'_, Option<bool>> {
         Box::pin(async {
-            let (index, _) = self.first(async |engine| engine.read().await.map(|_| ())).await?;
+            let (index, _read) = self.first(async |engine| engine.read().await).await?;
             match self.engines().await.into_iter().nth(index) {
                 Some(engine) => engine?.may_write().await.map(Some),
                 None => Ok(None),

@@ -194,7 +194,7 @@ async fn steps(stage: &Stage, env: &Env, steps: &[Value]) -> Result<Vec<Value>> 
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let input: String = steps.iter().map(|step| format!("{step}\n")).collect();
+    let input = steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     child.stdin.take().context("no stdin")?.write_all(input.as_bytes()).await?;
     let output = child.wait_with_output().await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -34,7 +34,7 @@ fn encoded(value: &str) -> String {
         match byte {
             b' ' | b'_' | b'.' | b':' | b'/' | b'+' | b'-' | b'@' => text.push(char::from(byte)),
             _ if byte.is_ascii_alphanumeric() => text.push(char::from(byte)),
-            _ => text.push_str(&format!("={byte:02X}")),
+            _ => text.extend(["=", &format!("{byte:02X}")]),
         }
     }
     text
