@@ -59,6 +59,7 @@ impl Steps {
                 place()?.replace(&at, &secret(), None).await.map(|version| json!(version.0))
             }
             "delete" => place()?.delete(&Version(text("at")?.to_owned())).await.map(done),
+            "may_write" => place()?.may_write().await.map(|may| json!(may)),
             "read" => {
                 let known = self.connector.read().await;
                 self.keep(text("as")?, known)

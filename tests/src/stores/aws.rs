@@ -123,6 +123,10 @@ impl Store for Aws {
         true
     }
 
+    fn tells_rights(&self) -> bool {
+        false
+    }
+
     /// The command's arguments are those of the library, spelt for a shell; there is no `aws` command here.
     fn run(&self, command: &str) -> Result<()> {
         let tag = command.split_once("--tags Key=").and_then(|(_, tag)| tag.split_once(",Value=")).context("no tag")?;

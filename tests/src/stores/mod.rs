@@ -41,6 +41,9 @@ pub trait Store {
     /// Whether a body can be any text; otherwise it is always a JSON object.
     fn holds_any_text(&self) -> bool;
 
+    /// Whether it says who may write without being written to.
+    fn tells_rights(&self) -> bool;
+
     /// Runs a command that Postern printed, in the store's own client.
     fn run(&self, command: &str) -> Result<()>;
 

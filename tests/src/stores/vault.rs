@@ -193,6 +193,10 @@ impl Store for Vault {
         false
     }
 
+    fn tells_rights(&self) -> bool {
+        true
+    }
+
     fn run(&self, command: &str) -> Result<()> {
         let words: Vec<&str> = command.strip_prefix("vault ").context("no command of Vault")?.split(' ').collect();
         self.server.bao(&words, "").map(|_| ())

@@ -27,7 +27,7 @@ use crate::postgres::locate::look_up;
 use crate::postgres::names::ident;
 use crate::postgres::observe::role_chains;
 use crate::postgres::rows;
-use crate::secrets::{Connector, Credential, SecretFailure, Stores};
+use crate::secrets::{Connector, Credential, Known, SecretFailure, Stores};
 
 pub use item::{Item, Status};
 
@@ -51,10 +51,17 @@ pub async fn integration(integration: &Integration, stores: &Stores, rules: &Rul
         },
     };
     let integration = &found;
-    let (found, credential) = secret(integration, &stores.connector(integration)).await;
+    let (found, known) = secret(integration, &stores.connector(integration)).await;
     items.extend(found);
-    let Some(credential) = credential else { return items };
-    let client = match connect(integration, Purpose::Changing, &integration.database, &credential, APPLICATION).await {
+    let Some(known) = known else { return items };
+    let mut credential = known.current;
+    let mut connected = connect(integration, Purpose::Changing, &integration.database, &credential, APPLICATION).await;
+    // In the middle of a rotation the server knows one or the other, as a worker finds out too.
+    if let (Some(pending), true) = (known.pending, connected.as_ref().is_err_and(ConnectError::is_authentication)) {
+        credential = pending;
+        connected = connect(integration, Purpose::Changing, &integration.database, &credential, APPLICATION).await;
+    }
+    let client = match connected {
         Ok((client, _task)) => client,
         Err(error) => {
             items.push(if integration.is_iam() { aws::no_login(&error, no_session(&error)) } else { no_session(&error) });
@@ -83,7 +90,7 @@ async fn pooler(integration: &Integration, credential: &Credential) -> Option<It
 }
 
 /// Looks at the connector's secret: whether it is found, marked, readable, and writable if it is to be rotated.
-async fn secret(integration: &Integration, connector: &Connector) -> (Vec<Item>, Option<Credential>) {
+async fn secret(integration: &Integration, connector: &Connector) -> (Vec<Item>, Option<Known>) {
     let known = match connector.read().await {
         Ok(known) => known,
         Err(error) => {
@@ -111,7 +118,7 @@ async fn secret(integration: &Integration, connector: &Connector) -> (Vec<Item>,
             Err(error) => Item::fail("secret writable", error.to_string()),
         });
     }
-    (items, Some(known.current))
+    (items, Some(known))
 }
 
 /// Why there is no session, and what gives one.

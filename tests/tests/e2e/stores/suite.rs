@@ -161,9 +161,11 @@ pub(crate) async fn a_slow_store_or_none_delays_its_own_events_only(store: &impl
 
 pub(crate) async fn a_secret_rotated_under_our_feet_costs_no_event(store: &impl Store) -> Result<()> {
     const NEW: &str = "a-new-password-0123456789-abcdefghijklmnop";
+    const PENDING: &str = "a-pending-password-0123456789-abcdefghijkl";
     let name = fresh();
     let mut stage = Stage::builder().integration(INTEGRATION, &integration(&store.place(&name), None, "")?).start().await?;
     stage.keep_secret(NEW);
+    stage.keep_secret(PENDING);
     store.put(&name, &body(CONNECTOR, stage.pg.connector_password()), true)?;
     let env = store.env();
     stage.spawn(&borrowed(&env))?.ready().await?;
@@ -178,6 +180,17 @@ pub(crate) async fn a_secret_rotated_under_our_feet_costs_no_event(store: &impl 
     superuser.execute(ended, &[&CONNECTOR]).await?;
     let result = stage.expect(&read_only(INTEGRATION, "AR-2", "kim"), "succeeded").await?;
     ensure!(result["attempt"] == 1, "{result:#}");
+
+    // A rotation that stopped between the server and the store: only the pending password is right.
+    let staged = [json!({ "do": "read", "as": "a" }), json!({ "do": "stage", "from": "a", "body": PENDING, "as": "b" })];
+    let answers = steps(&stage, &env, &staged).await?;
+    assert_eq!(answers[1]["done"], json!({ "current": NEW, "pending": PENDING }), "{answers:?}");
+    superuser.batch_execute(&format!("ALTER ROLE {CONNECTOR} PASSWORD '{PENDING}'")).await?;
+    superuser.execute(ended, &[&CONNECTOR]).await?;
+    let result = stage.expect(&read_only(INTEGRATION, "AR-3", "lee"), "succeeded").await?;
+    ensure!(result["attempt"] == 1, "{result:#}");
+    let output = run_cli(stage.config_file(), &["check", INTEGRATION], &borrowed(&env)).await?;
+    ensure!(output.status.success(), "{output:?}");
     stage.finish().await
 }
 
@@ -220,9 +233,11 @@ pub(crate) async fn a_connectors_password_is_staged_beside_the_current_one(store
             json!({ "do": "promote", "from": "d", "as": "e" }),
             json!({ "do": "promote", "from": "d", "as": "f" }),
             json!({ "do": "look", "place": store.place(&name) }),
+            json!({ "do": "may_write", "place": store.place(&name) }),
         ],
     )
     .await?;
+    assert_eq!(answers[10], json!({ "done": store.tells_rights().then_some(true) }));
     let done = |current: &str, pending: Option<&str>| json!({ "done": { "current": current, "pending": pending } });
     assert_eq!(answers[0], done("one", None));
     assert_eq!(answers[2], done("one", Some("two")));

@@ -1,10 +1,12 @@
 //! HashiCorp Vault, on OpenBao: key/value engines of version 2 and 1, TLS by a private issuer.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use postern_tests::scratch::Scratch;
 use postern_tests::stage::{INTEGRATION, Stage};
 use postern_tests::stores::Store as _;
 use postern_tests::stores::aws::Aws;
 use postern_tests::stores::vault::Vault;
+use postern_tests::worker::run_cli;
 use serde_json::{Value, json};
 
 use super::suite::{fails_with, fresh, integration, is_well};
@@ -60,6 +62,30 @@ async fn a_server_is_read_from_another_store_if_that_secret_is_marked() -> Resul
     aws.put("vault", "hunter2-hunter2", true)?;
     fails_with(&stage, INTEGRATION, &env, "is not JSON").await?;
     stage.finish().await
+}
+
+#[tokio::test]
+async fn a_wrong_list_of_servers_is_refused_at_start_and_not_shown() -> Result<()> {
+    let scratch = Scratch::new("vault")?;
+    let place = json!({ "hashicorp_vault": { "secret_engine": "secret", "path": "pg" } });
+    let table = integration(&place, None, "type = 'postgresql'\nhostname = 'h'")?;
+    let table = table.replace("[secret", "[integrations.a.secret");
+    let file = scratch.write_private("postern.toml", &format!("[integrations.a]\n{table}"))?;
+    for (list, expected) in [
+        ("", "integrations.a.secret.hashicorp_vault: no server is known"),
+        ("[{\"address\": \"https://a\", \"token\": \"hunter2\"", "HASHICORP_VAULT_CONFIG: is not JSON"),
+        (
+            "[{\"address\": \"http://a\", \"token\": \"hunter2\", \"skip_verify\": \"true\"}]",
+            "HASHICORP_VAULT_CONFIG[0].skip_verify: goes with https",
+        ),
+    ] {
+        for command in ["check", "run"] {
+            let output = run_cli(&file, &[command], &[("HASHICORP_VAULT_CONFIG", list)]).await?;
+            let told = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(78) && told.contains(expected) && !told.contains("hunter2"), "{output:?}");
+        }
+    }
+    Ok(())
 }
 
 mod versioned {
