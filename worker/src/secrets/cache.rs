@@ -110,7 +110,7 @@ mod tests {
     use secrecy::{ExposeSecret as _, SecretString};
 
     use super::*;
-    use crate::secrets::store::{Answer, Labels, SecretStore, Stored, Version};
+    use crate::secrets::store::{Answer, SecretStore, Stored, Version};
     use crate::secrets::{Secret, SecretFailure};
 
     /// Holds one body, and counts how often it was read.
@@ -123,22 +123,6 @@ mod tests {
             lock.1 += 1;
             let body = SecretString::from(lock.0.clone());
             Box::pin(std::future::ready(Ok(Stored { body, labels: None, version: Version(String::new()), pending: None })))
-        }
-
-        fn create<'a>(&'a self, _: &'a SecretString, _: &'a Labels) -> Answer<'a, Version> {
-            unreachable!("the cache only reads")
-        }
-
-        fn replace<'a>(&'a self, _: &'a Version, _: &'a SecretString, _: Option<&'a Labels>) -> Answer<'a, Version> {
-            unreachable!("the cache only reads")
-        }
-
-        fn delete<'a>(&'a self, _: &'a Version) -> Answer<'a, ()> {
-            unreachable!("the cache only reads")
-        }
-
-        fn mark_command(&self, _: &str) -> Option<String> {
-            None
         }
     }
 

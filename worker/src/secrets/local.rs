@@ -6,7 +6,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use super::store::{Answer, Labels, SecretStore, Stored, Version};
+use super::store::{Answer, SecretStore, Stored, Version};
 use super::{Secret, SecretFailure};
 use crate::config::secret::LocalPassword;
 
@@ -59,29 +59,9 @@ impl SecretStore for LocalStore {
         })
     }
 
-    fn create<'a>(&'a self, _: &'a SecretString, _: &'a Labels) -> Answer<'a, Version> {
-        Box::pin(std::future::ready(Err(read_only())))
-    }
-
-    fn replace<'a>(&'a self, _: &'a Version, _: &'a SecretString, _: Option<&'a Labels>) -> Answer<'a, Version> {
-        Box::pin(std::future::ready(Err(read_only())))
-    }
-
-    fn delete<'a>(&'a self, _: &'a Version) -> Answer<'a, ()> {
-        Box::pin(std::future::ready(Err(read_only())))
-    }
-
     fn may_write(&self) -> Answer<'_, Option<bool>> {
         Box::pin(std::future::ready(Ok(Some(false))))
     }
-
-    fn mark_command(&self, _: &str) -> Option<String> {
-        None
-    }
-}
-
-fn read_only() -> SecretFailure {
-    SecretFailure::Unsupported("a local secret is only read; keep it in a secret store to have it written".to_owned())
 }
 
 #[cfg(test)]

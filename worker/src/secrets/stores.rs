@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use postern_schemas::store::StoreRef;
-use secrecy::SecretString;
 
 use super::aws::AwsSecret;
 use super::iam::IamLogin;
 use super::local::LocalStore;
 use super::store::{Answer, SecretStore, Stored};
 use super::vault::{Vault, VaultSecret};
-use super::{Connector, Labels, Secret, SecretFailure, Version};
+use super::{Connector, Secret, SecretFailure};
 use crate::config::{Config, HostPort, Integration, SecretSource};
 
 /// The secret stores that this process can use. Cheap to clone; no store is contacted before it is asked.
@@ -73,30 +72,8 @@ fn name(place: &StoreRef) -> String {
 #[derive(Debug)]
 struct NotYet;
 
-impl NotYet {
-    fn answer<'a, T: Send + 'a>() -> Answer<'a, T> {
-        Box::pin(std::future::ready(Err(SecretFailure::Unsupported("this store is not available in this version".to_owned()))))
-    }
-}
-
 impl SecretStore for NotYet {
     fn read(&self) -> Answer<'_, Stored> {
-        Self::answer()
-    }
-
-    fn create<'a>(&'a self, _: &'a SecretString, _: &'a Labels) -> Answer<'a, Version> {
-        Self::answer()
-    }
-
-    fn replace<'a>(&'a self, _: &'a Version, _: &'a SecretString, _: Option<&'a Labels>) -> Answer<'a, Version> {
-        Self::answer()
-    }
-
-    fn delete<'a>(&'a self, _: &'a Version) -> Answer<'a, ()> {
-        Self::answer()
-    }
-
-    fn mark_command(&self, _: &str) -> Option<String> {
-        None
+        Box::pin(std::future::ready(Err(SecretFailure::Unsupported("this store is not available in this version".to_owned()))))
     }
 }
