@@ -35,7 +35,7 @@ for major in "${versions[@]}"; do
   skip=()
   if [ "$major" != "${versions[-1]}" ]; then
     skip=(--skip stores::)
-  elif [ ! -x "${POSTERN_TEST_OPENBAO:-$HOME/.cache/postern/openbao/bao}" ]; then
+  elif ! scripts/stores.sh built; then
     skip=(--skip stores::vault)
   fi
   status=0
