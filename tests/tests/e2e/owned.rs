@@ -157,6 +157,32 @@ async fn others_objects_that_depend_on_a_persons_are_named_not_dropped() -> Resu
 }
 
 #[tokio::test]
+async fn others_partitions_of_a_persons_table_are_named_not_dropped() -> Result<()> {
+    let mut stage = stage("owned_objects = 'drop'").await?;
+    stage.workers(1).await?;
+    let superuser = stage.pg.superuser("orders").await?;
+    superuser.batch_execute("CREATE TABLE sales.dba_big (at date NOT NULL); INSERT INTO sales.dba_big VALUES ('2026-01-01')").await?;
+    let sessions = person(&stage, "jane", &["orders"]).await?;
+    let setup = "CREATE SCHEMA mine; CREATE TABLE mine.parts (at date NOT NULL) PARTITION BY RANGE (at);
+                 CREATE TABLE mine.own PARTITION OF mine.parts FOR VALUES FROM ('2020-01-01') TO ('2021-01-01'); CREATE INDEX ON mine.parts (at)";
+    sessions[0].batch_execute(setup).await?;
+    superuser
+        .batch_execute(
+            "ALTER TABLE mine.parts ATTACH PARTITION sales.dba_big DEFAULT; CREATE STATISTICS sales.st ON (at + 1) FROM mine.own",
+        )
+        .await?;
+    let result = stage.send(&cleanup_principal(INTEGRATION, "jane")).await?;
+    assert_eq!(blocked(&result), ["orders: table sales.dba_big, of \"postgres\", is a partition of mine.parts"], "{result:#}");
+    let rows: i64 = superuser.query_one("SELECT count(*) FROM sales.dba_big", &[]).await?.get(0);
+    assert_eq!(rows, 1);
+    superuser.batch_execute("ALTER TABLE mine.parts DETACH PARTITION sales.dba_big").await?;
+    stage.expect(&cleanup_principal(INTEGRATION, "jane"), "succeeded").await?;
+    superuser.batch_execute("SELECT FROM sales.dba_big").await?;
+    assert!(!exists(&superuser, "jane").await?);
+    stage.finish().await
+}
+
+#[tokio::test]
 async fn reassigned_objects_go_to_the_named_role_in_every_database() -> Result<()> {
     let mut stage = stage(&format!("owned_objects = {{ reassign_to = '{HEIR}' }}")).await?;
     make_heir(&stage).await?;

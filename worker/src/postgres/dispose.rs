@@ -247,7 +247,7 @@ async fn empty(client: &Client, place: &Place, doomed: &Doomed<'_>) -> Result<Ve
     batch::run(client, &join(doomed)).await?;
     let found = match &doomed.fate {
         Fate::Keep => blockers::owned(client, doomed.oid, place.shared).await?,
-        Fate::Drop => Vec::new(),
+        Fate::Drop => blockers::along(client, doomed.oid, &doomed.name).await?,
         Fate::Reassign(heir) => heir.take_over(client, doomed.ledger, &doomed.name).await?,
     };
     if !found.is_empty() {

@@ -12,6 +12,7 @@ use crate::postgres::names::{ident, literal};
 
 const LEFT: &str = include_str!("left.sql");
 const DEPENDENTS: &str = include_str!("dependents.sql");
+const ALONG: &str = include_str!("along.sql");
 
 /// Prepared transactions that hold something of the role $1, whose name is $2, with their database and owner. A lock of
 /// one has no process; the transaction's lock on its own number says whose it is.
@@ -87,6 +88,18 @@ pub(super) async fn left(client: &Client, oid: Oid, shared: bool, version: i32) 
 /// What of others depends on what the role owns in this database.
 pub(super) async fn dependents(client: &Client, oid: Oid) -> Result<Vec<String>, TargetError> {
     Ok(objects(&batch::alone(client, vec![Statement::query("looking for dependent objects", DEPENDENTS).bind(oid, Type::OID)]).await?))
+}
+
+/// What of others would be dropped along with what the role owns in this database, inside the caller's transaction. The
+/// tables are locked first: no partition is attached between the question and the drop.
+pub(super) async fn along(client: &Client, oid: Oid, name: &str) -> Result<Vec<String>, TargetError> {
+    let name = ident(name);
+    let statements = [
+        // To itself: nothing changes, and every relation is locked. LOCK TABLE would take rights on the schemas.
+        Statement::plain("locking what a role owns", format!("REASSIGN OWNED BY {name} TO {name}")),
+        Statement::query("looking for what would be dropped along", ALONG).bind(oid, Type::OID),
+    ];
+    Ok(objects(&batch::run(client, &statements).await?))
 }
 
 fn objects(answers: &[Vec<Row>]) -> Vec<String> {
