@@ -48,7 +48,12 @@ impl Postgres {
         let template = template::directory(version, platform).await?;
         let mut server = Server::new(version)?;
         template::copy(&template, &server.data())?;
-        server.start().await?;
+        if let Err(error) = server.start().await {
+            // Another program took the port since it was found free.
+            anyhow::ensure!(error.to_string().contains("could not bind"), error);
+            server.port = crate::process::free_port()?;
+            server.start().await?;
+        }
         Ok(Self { version, platform, server })
     }
 

@@ -249,7 +249,6 @@ impl World {
                 role.connection_limit = limit(*connection_limit, role.connection_limit);
                 role.valid_until = valid_until.unwrap_or(role.valid_until);
             }
-            Step::RevokeMember { .. } => {}
             Step::RevokeMembership { roles, .. } => roles.iter().for_each(|role| assert!(self.member_of.remove(role))),
             Step::GrantBundles { bundles: roles, .. } | Step::GrantRoles { roles, .. } => {
                 self.member_of.extend(roles.iter().cloned());
@@ -274,7 +273,7 @@ impl World {
                 self.account.iam = *iam;
                 self.account.login_asked_at = self.account.login_asked_at.max(Some(*asked_at));
             }
-            Step::RebindGrant { .. } | Step::MarkRotationDue { .. } | Step::PassRoles { .. } => {}
+            Step::RebindGrant { .. } | Step::MarkRotationDue { .. } | Step::PassRoles { .. } | Step::RevokeMember { .. } => {}
             Step::EndGrant { grant_id, ending, .. } => {
                 self.active.remove(grant_id);
                 let key = self.keys.entry(grant_id.clone()).or_default();
