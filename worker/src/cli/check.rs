@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn mending_stands_indented_under_its_item() {
-        let item = Item::fail("createrole", "may not").mend("ALTER ROLE \"x\" CREATEROLE;");
+        let item = Item::fail("createrole", "may not").mend("what mends it;");
         let checked = (IntegrationId::new("orders-prod").ok(), item);
-        assert_eq!(lines(&checked), ["FAIL  orders-prod: createrole: may not", "        ALTER ROLE \"x\" CREATEROLE;"]);
+        assert_eq!(lines(&checked), ["FAIL  orders-prod: createrole: may not", "        what mends it;"]);
     }
 }

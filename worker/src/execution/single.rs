@@ -207,7 +207,8 @@ impl Task<'_> {
                 None => rotate::person(request, self.asked_at, &self.role_name, seen, rules),
             },
             Some(Request::Rotate(Rotate::Connector(_))) => {
-                let message = "the integration's secret store cannot be written: the store `local` is read only";
+                let message =
+                    "rotating the connector's own credential is not available in this version; rotate it where the secret is kept";
                 Decision::Do(Plan::rejected(Reason::new(Code::PolicyDenied, message).at("data.connector")))
             }
             _ => Decision::Moot,
